@@ -1,0 +1,19 @@
+"""Curvature of a loss as an operator on flat vectors, and its largest eigenvalues with bounds."""
+
+from .bounds import krylov_error, probabilistic_upper
+from .lanczos import EigenResult, top_eigenvalues
+from .observation import observing
+from .operators import Dense, Scaled, SymmetricOperator
+from .products import Hessian
+
+__all__ = [
+    "SymmetricOperator",
+    "Dense",
+    "Scaled",
+    "Hessian",
+    "observing",
+    "EigenResult",
+    "top_eigenvalues",
+    "krylov_error",
+    "probabilistic_upper",
+]

@@ -1,0 +1,95 @@
+"""Symmetric operators on flat vectors: what a solver may ask of a matrix it never sees.
+
+Legend: p = number of parameters, k = number of vectors, V = block of vectors (p, k).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from tightrope.errors import ShapeError
+
+
+class SymmetricOperator(ABC):
+    """A symmetric linear map on (p,), known by its products.
+
+    Attributes:
+        size: p.
+        dtype: Of the vectors it takes.
+        device: Where they live.
+        route: How a product is computed, in words.
+    """
+
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+    route: str
+
+    @abstractmethod
+    def apply(self, v: Tensor) -> Tensor:
+        """The product with one vector, (p,) -> (p,)."""
+
+    def inner(self, U: Tensor, V: Tensor) -> Tensor:
+        """U'V for blocks (p, j) and (p, k); the only reduction over p that solvers use."""
+        return U.T @ V
+
+    def __matmul__(self, V: Tensor) -> Tensor:
+        """The product with a vector (p,) or a block (p, k).
+
+        Raises:
+            ShapeError: V has another length, dtype or device.
+        """
+        if V.ndim not in (1, 2) or V.shape[0] != self.size:
+            raise ShapeError(
+                f"{type(self).__name__}: needs vectors ({self.size},) or ({self.size}, k); got {tuple(V.shape)}."
+            )
+        if V.dtype != self.dtype or V.device != self.device:
+            raise ShapeError(
+                f"{type(self).__name__}: needs {self.dtype} on {self.device}; got {V.dtype} on {V.device}. "
+                "Convert with .to()."
+            )
+        if V.ndim == 1:
+            return self.apply(V)
+        return torch.stack([self.apply(v) for v in V.T.contiguous()], dim=1)
+
+
+class Dense(SymmetricOperator):
+    """A symmetric matrix at hand, (p, p)."""
+
+    route = "dense"
+
+    def __init__(self, A: Tensor) -> None:
+        if A.ndim != 2 or A.shape[0] != A.shape[1]:
+            raise ShapeError(f"Dense: the matrix must be (p, p); got {tuple(A.shape)}.")
+        self.A = A
+        self.size, self.dtype, self.device = A.shape[0], A.dtype, A.device
+
+    def apply(self, v: Tensor) -> Tensor:
+        return self.A @ v
+
+
+class Scaled(SymmetricOperator):
+    """L' (A + diag(shift)) L, the curvature seen through an edge scaling D = L L'.
+
+    Args:
+        operator: A, (p, p).
+        half: (p,) for a diagonal L, or L itself (p, p).
+        shift: A number or (p,) added to A's diagonal (coupled weight decay).
+    """
+
+    def __init__(self, operator: SymmetricOperator, half: Tensor, shift: Tensor | float = 0.0) -> None:
+        if half.shape not in ((operator.size,), (operator.size, operator.size)):
+            raise ShapeError(f"Scaled: half must be ({operator.size},) or square; got {tuple(half.shape)}.")
+        self.operator, self.half, self.shift = operator, half.to(operator.dtype), shift
+        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
+        self.route = operator.route
+
+    def apply(self, v: Tensor) -> Tensor:
+        if self.half.ndim == 2:
+            x = self.half @ v
+            return self.half.T @ (self.operator.apply(x) + self.shift * x)
+        x = self.half * v
+        return self.half * (self.operator.apply(x) + self.shift * x)

@@ -1,0 +1,38 @@
+"""The whole exception tree. A message says what must hold, what was given, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TightropeError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class ConfigError(TightropeError, ValueError):
+    """A setting is missing, misspelt, of the wrong type or out of its range."""
+
+
+class ShapeError(TightropeError, ValueError):
+    """A tensor does not have the shape, dtype or device the operation needs."""
+
+
+class UnsupportedOptimizerError(TightropeError, TypeError):
+    """The optimizer has no frozen linear method, or none that we can read from its state."""
+
+
+class StoreError(TightropeError, OSError):
+    """A run directory cannot be written or read."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Sentence that offers the nearest known name, or lists them all when none is near.
+
+    Example:
+        >>> did_you_mean("adm", ["adam", "gd"])
+        "Did you mean 'adam'?"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    return f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}."

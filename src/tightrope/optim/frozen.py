@@ -1,0 +1,94 @@
+"""Frozen: what stability sees of any optimizer, its method with the preconditioner held still.
+
+Legend: D = edge scaling, F = transfer function of the momentum rule, P = preconditioner, wd = weight decay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tightrope.errors import UnsupportedOptimizerError
+
+from .momentum import Momentum
+
+
+@dataclass(frozen=True)
+class FrozenGroup:
+    """One parameter group's linear method, for display.
+
+    Attributes:
+        momentum: Its linear momentum rule.
+        lr: The learning rate of the step that used P.
+        weight_decay: Decoupled decay.
+        coupled_decay: Decay added to the gradient (L2).
+        size: Number of parameter elements.
+    """
+
+    momentum: Momentum
+    lr: float
+    weight_decay: float
+    coupled_decay: float
+    size: int
+
+    @property
+    def threshold(self) -> float:
+        """Threshold on lambda_1(P^-1 T(H)) for this group alone; inf where lr is 0."""
+        return self.momentum.stability_threshold(self.lr, self.weight_decay) if self.lr > 0 else float("inf")
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """An optimizer with its preconditioner frozen: linear on any quadratic, so its edge is exact.
+
+    The edge is `lambda_1(D^1/2 T(H) D^1/2) = 1` with `D_i = lr_i F_i(-1) / ((2 - lr_i wd_i) P_i)` and
+    `T(H) = H + diag(shift)`. Groups may differ in lr, momentum and decay.
+
+    Attributes:
+        parameters: The tensors the optimizer moves, in the order of every vector here.
+        groups: What each parameter group does.
+        P: (p,) preconditioner, or (p, p) where it is dense.
+        D: Edge scaling in the shape of P; zero where a parameter does not move.
+        shift: Coupled decay, a number or (p,).
+        status: "linear", "not_stepped" or "no_threshold".
+        reason: Why the status is not "linear"; empty otherwise.
+    """
+
+    parameters: tuple[Tensor, ...]
+    groups: tuple[FrozenGroup, ...]
+    P: Tensor | None
+    D: Tensor | None
+    shift: Tensor | float
+    status: str = "linear"
+    reason: str = ""
+
+    def stability_threshold(self) -> float:
+        """The one threshold on lambda_1(P^-1 T(H)), in units of 1 / lr.
+
+        Raises:
+            UnsupportedOptimizerError: there is none, or the groups have different ones (they are named).
+        """
+        if self.status != "linear":
+            raise UnsupportedOptimizerError(f"stability_threshold: {self.reason}")
+        threshold = self.shared_threshold
+        if threshold is None:
+            each = ", ".join(f"group {i}: {group.threshold:.6g}" for i, group in enumerate(self.groups))
+            raise UnsupportedOptimizerError(
+                f"stability_threshold: the groups must share one threshold; got {each}. See .groups, or use the "
+                "ratio, whose edge is 1 for all groups together."
+            )
+        return threshold
+
+    @property
+    def shared_threshold(self) -> float | None:
+        """The threshold all groups share, or None where they differ or none exists."""
+        thresholds = {group.threshold for group in self.groups}
+        return thresholds.pop() if self.status == "linear" and len(thresholds) == 1 else None
+
+    def half_scaling(self) -> Tensor:
+        """L with L L' = D: (p,) square roots, or a lower triangular (p, p) for a dense D."""
+        if self.D is None:
+            raise UnsupportedOptimizerError(f"half_scaling: {self.reason}")
+        return self.D.sqrt() if self.D.ndim == 1 else torch.linalg.cholesky(self.D)

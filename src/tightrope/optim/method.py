@@ -1,0 +1,139 @@
+"""GradientMethod: one momentum rule and one preconditioner rule joined into a torch optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tightrope.errors import ConfigError, ShapeError
+
+from .momentum import Momentum, none
+from .preconditioner import Identity, PreconditionerRule
+
+
+class GradientMethod(torch.optim.Optimizer):
+    """w <- w - lr (P^-1 d + weight_decay w), with d from the momentum rule and P from the preconditioner.
+
+    A plain `torch.optim.Optimizer`: parameter groups (each may have its own lr, momentum, preconditioner and
+    decay), closures, `state_dict` and torch's learning rate schedulers. Groups keep the rules themselves.
+
+    Args:
+        params: Tensors or groups of them, as for any torch optimizer.
+        lr: Learning rate, at least 0.
+        momentum: A `Momentum`; default the plain gradient.
+        preconditioner: A `PreconditionerRule`; default the identity.
+        weight_decay: At least 0. Decoupled by default: it never enters the momentum or P.
+        decoupled_weight_decay: False adds `weight_decay * w` to the gradient instead (L2, torch's Adam and SGD).
+    Raises:
+        ConfigError: a hyperparameter is out of its range.
+        ShapeError: a gradient or a fixed preconditioner does not fit.
+    Cost:
+        Memory: a copy of w for each of momentum and adaptive P.
+    References:
+        Cohen et al. 2022 (arXiv 2207.14484), sections 2 and A; Loshchilov and Hutter 2019 (arXiv 1711.05101).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        *,
+        momentum: Momentum | None = None,
+        preconditioner: PreconditionerRule | None = None,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = True,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": none() if momentum is None else momentum,
+            "preconditioner": Identity() if preconditioner is None else preconditioner,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "is_preconditioner_frozen": False,
+        }
+        torch.optim.Optimizer.__init__(self, params, defaults)
+        for group in self.param_groups:
+            _check_group(group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Take one step with the gradients in `.grad`; parameters without one are left alone.
+
+        Args:
+            closure: Recomputes and returns the loss; called once, before the step.
+        Returns:
+            The closure's loss, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            start = 0
+            for w in group["params"]:
+                if w.grad is not None:
+                    self._step(group, w, start)
+                start += w.numel()
+        return loss
+
+    def _step(self, group: dict[str, Any], w: Tensor, start: int) -> None:
+        lr, momentum, rule = group["lr"], group["momentum"], group["preconditioner"]
+        decay, is_decoupled = group["weight_decay"], group["decoupled_weight_decay"]
+        state = self.state[w] or self._init(group, w, start)
+        g = w.grad
+        if decay and not is_decoupled:
+            g = g.add(w, alpha=decay)
+        state["step"] += 1
+        if not group["is_preconditioner_frozen"]:
+            state["preconditioner_step"] = state["step"]
+            rule.update(state, g)
+        d = momentum.direction(state.get("m"), g)
+        if decay and is_decoupled:
+            w.mul_(1 - lr * decay)
+        P = self.preconditioner(group, w)
+        if P is None:
+            w.add_(d, alpha=-lr)
+        elif rule.is_diagonal:
+            w.addcdiv_(d, P, value=-lr)
+        else:
+            w.sub_(torch.cholesky_solve(d.unsqueeze(1), state["cholesky"]).squeeze(1), alpha=lr)
+
+    def _init(self, group: dict[str, Any], w: Tensor, start: int) -> dict[str, Any]:
+        if w.grad is None or w.grad.is_sparse or w.is_complex():
+            raise ShapeError("GradientMethod: gradients must be real and dense; got a sparse or complex one.")
+        state = self.state[w]
+        state["step"] = 0
+        state["preconditioner_step"] = 0
+        if group["momentum"].needs_state:
+            state["m"] = torch.zeros_like(w, memory_format=torch.preserve_format)
+        state.update(group["preconditioner"].init(w, start))
+        return state
+
+    def preconditioner(self, group: dict[str, Any], w: Tensor) -> Tensor | None:
+        """P of the last step for one parameter, momentum's bias correction included; None where P = I."""
+        state = self.state[w]
+        rule, t = group["preconditioner"], state["preconditioner_step"]
+        P = rule.diagonal(state, t)
+        if P is None or not rule.is_bias_corrected:
+            return P
+        return P * (1 - group["momentum"].beta ** t)
+
+    def freeze_preconditioner(self) -> None:
+        """Hold P at its present value from here on: Adam becomes "frozen Adam" (Cohen et al. 2022, section 4)."""
+        for group in self.param_groups:
+            group["is_preconditioner_frozen"] = True
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    lr, decay = group["lr"], group["weight_decay"]
+    if not 0 <= lr < float("inf"):
+        raise ConfigError(f"GradientMethod: lr must be finite and at least 0; got {lr}.")
+    if not 0 <= decay < float("inf"):
+        raise ConfigError(f"GradientMethod: weight_decay must be finite and at least 0; got {decay}.")
+    if not isinstance(group["momentum"], Momentum):
+        raise ConfigError(f"GradientMethod: momentum must be a Momentum rule; got {group['momentum']!r}.")
+    if not isinstance(group["preconditioner"], PreconditionerRule):
+        raise ConfigError(f"GradientMethod: preconditioner must be a rule; got {group['preconditioner']!r}.")

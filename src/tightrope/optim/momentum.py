@@ -1,0 +1,110 @@
+"""Momentum rules: linear filters from gradients to a step direction, and the threshold each implies.
+
+Legend: b = beta, c = discount, k = gain, g = gradient, m = exponential moving average (EMA) of gradients.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from torch import Tensor
+
+from tightrope.errors import ConfigError
+
+
+class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The linear momentum rule m <- b m + (1-b) g with direction k ((1-c) g + c m).
+
+    One family holds every linear rule (quasi-hyperbolic momentum with a gain): plain gradient (b=0),
+    heavy ball (c=1) and Nesterov (c=b), each as an EMA (k=1) or in standard form (k=1/(1-b)).
+
+    Args:
+        beta: b, the decay of the average, in [0, 1).
+        discount: c, weight of the average against the fresh gradient, in [0, 1].
+        gain: k, factor on the whole direction, positive.
+    Raises:
+        ConfigError: a field is out of its range.
+    Example:
+        >>> heavy_ball(0.9, ema=True).stability_threshold(lr=1.0)
+        37.99999999999999
+    References:
+        Cohen et al. 2022 (arXiv 2207.14484), Table 1; Ma and Yarats 2019 (arXiv 1810.06801), eqs. 3-4.
+    """
+
+    beta: float = 0.0
+    discount: float = 1.0
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < 1:
+            raise ConfigError(
+                f"Momentum: beta must be in [0, 1); got {self.beta}. beta=0 is plain gradient descent."
+            )
+        if not 0 <= self.discount <= 1:
+            raise ConfigError(
+                f"Momentum: discount must be in [0, 1]; got {self.discount}. 1 is heavy ball, beta is Nesterov."
+            )
+        if not 0 < self.gain < float("inf"):
+            raise ConfigError(f"Momentum: gain must be positive and finite; got {self.gain}. 1 is the EMA form.")
+
+    @classmethod
+    def of_sgd(cls, momentum: float, dampening: float, nesterov: bool) -> Momentum:
+        """The rule of torch.optim.SGD: buffer <- momentum buffer + (1 - dampening) g."""
+        if momentum == 0:
+            return cls()
+        if momentum >= 1:
+            return cls(beta=momentum)
+        return cls(
+            beta=momentum, discount=momentum if nesterov else 1.0, gain=(1 - dampening) / (1 - momentum)
+        )
+
+    @property
+    def needs_state(self) -> bool:
+        """Whether the rule remembers anything: False for the plain gradient."""
+        return self.beta > 0
+
+    def direction(self, m: Tensor | None, g: Tensor) -> Tensor:
+        """Step direction of the gradient g; updates the average m in place. May return m or g itself."""
+        if m is None:
+            return g if self.gain == 1 else g * self.gain
+        m.lerp_(g, 1 - self.beta)
+        d = m if self.discount == 1 else g.lerp(m, self.discount)
+        return d if self.gain == 1 else d * self.gain
+
+    def transfer(self, z: complex) -> complex:
+        """F(z), the z-transform from gradient to direction; F(-1) is its gain on alternating gradients."""
+        b, c, k = self.beta, self.discount, self.gain
+        return k * ((1 - c) + c * (1 - b) * z / (z - b))
+
+    @property
+    def alternating_gain(self) -> float:
+        """F(-1) = k (1 + b - 2 b c) / (1 + b), the gain on gradients that flip sign every step."""
+        b = self.beta
+        return self.gain * (1 + b - 2 * b * self.discount) / (1 + b)
+
+    def stability_threshold(self, lr: float, weight_decay: float = 0.0) -> float:
+        """Largest lambda_1(P^-1 H) at which the frozen method is stable, in units of 1 / lr.
+
+        (2 - lr wd) / (lr F(-1)), with decoupled weight decay wd. Above it the iterate oscillates and grows.
+        """
+        if not lr > 0:
+            raise ConfigError(f"stability_threshold: lr must be positive; got {lr}.")
+        return (2 - lr * weight_decay) / (lr * self.alternating_gain)
+
+
+def none() -> Momentum:
+    """The plain gradient (gradient descent, RMSProp, AdaGrad)."""
+    return Momentum()
+
+
+def heavy_ball(beta: float, *, ema: bool) -> Momentum:
+    """Heavy ball: `ema=True` averages gradients (Adam), `ema=False` sums them (torch.optim.SGD)."""
+    return Momentum(beta=beta, gain=_gain(beta, ema))
+
+
+def nesterov(beta: float, *, ema: bool) -> Momentum:
+    """Nesterov: the direction looks one step ahead, b m + (fresh gradient)."""
+    return Momentum(beta=beta, discount=beta, gain=_gain(beta, ema))
+
+
+def _gain(beta: float, ema: bool) -> float:
+    return 1.0 if ema or not 0 <= beta < 1 else 1 / (1 - beta)

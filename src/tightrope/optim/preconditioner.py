@@ -1,0 +1,198 @@
+"""Preconditioner rules: how each method turns past gradients into the positive scaling P of its step.
+
+Legend: g = gradient, nu = second moment, P = preconditioner, t = number of the step that uses P (1, 2, ...).
+A rule is its hyperparameters; its state is a dict of tensors that the caller keeps.
+"""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from typing import ClassVar
+
+import msgspec
+import torch
+from torch import Tensor
+
+from tightrope.errors import ConfigError, ShapeError
+
+State = dict[str, Tensor]
+
+
+class AbstractStructMeta(msgspec.StructMeta, ABCMeta):
+    """A Struct that may have abstract methods."""
+
+
+class PreconditionerRule(msgspec.Struct, metaclass=AbstractStructMeta, frozen=True):
+    """How P follows from past gradients, one parameter tensor at a time.
+
+    `is_diagonal` says whether P multiplies elementwise; `is_bias_corrected` whether the method divides its
+    average gradient by 1 - beta1^t, which is carried in P (Cohen et al. 2022, eq. 2); `formula` is P in words.
+    """
+
+    is_diagonal: ClassVar[bool] = True
+
+    @property
+    def is_bias_corrected(self) -> bool:
+        return False
+
+    @property
+    @abstractmethod
+    def formula(self) -> str:
+        """P written out, for people."""
+
+    @abstractmethod
+    def init(self, w: Tensor, start: int) -> State:
+        """State before the first step, for the parameter w whose first element is number `start` of its group."""
+
+    @abstractmethod
+    def update(self, state: State, g: Tensor) -> None:
+        """Take in the gradient g of this step, in place."""
+
+    @abstractmethod
+    def diagonal(self, state: State, t: int) -> Tensor | None:
+        """P of step t in the shape of the parameter, or None where P is the identity.
+
+        A dense rule returns P itself, (p, p).
+        """
+
+
+class Identity(PreconditionerRule, frozen=True, tag="identity", forbid_unknown_fields=True):
+    """P = I: gradient descent and its momentum forms."""
+
+    @property
+    def formula(self) -> str:
+        return "I"
+
+    def init(self, w: Tensor, start: int) -> State:
+        return {}
+
+    def update(self, state: State, g: Tensor) -> None:
+        pass
+
+    def diagonal(self, state: State, t: int) -> Tensor | None:
+        return None
+
+
+class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True):
+    """P = nu^power + eps, with nu <- beta nu + (1 - beta) g^2 (RMSProp, Adam).
+
+    Args:
+        beta: Decay of the second moment, in [0, 1).
+        eps: Floor of P, at least 0; outside the root unless `eps_inside_root`.
+        power: 1/2 for RMSProp and Adam.
+        bias_correction: Divide nu by 1 - beta^t, and P by the average gradient's own correction.
+        eps_inside_root: P = (nu + eps)^power, the form of some lecture notes.
+    References:
+        Tieleman and Hinton 2012; Kingma and Ba 2015 (arXiv 1412.6980), Algorithm 1; Cohen et al. 2022, eqs. 1-2.
+    """
+
+    beta: float = 0.999
+    eps: float = 1e-8
+    power: float = 0.5
+    bias_correction: bool = False
+    eps_inside_root: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < 1:
+            raise ConfigError(f"RMS: beta must be in [0, 1); got {self.beta}.")
+        if not 0 <= self.eps < float("inf"):
+            raise ConfigError(f"RMS: eps must be finite and at least 0; got {self.eps}.")
+        if not 0 < self.power <= 0.5:
+            raise ConfigError(f"RMS: power must be in (0, 1/2]; got {self.power}. 1/2 is RMSProp and Adam.")
+
+    @property
+    def is_bias_corrected(self) -> bool:
+        return self.bias_correction
+
+    @property
+    def formula(self) -> str:
+        nu = "nu/(1-beta2^t)" if self.bias_correction else "nu"
+        root = "sqrt({})" if self.power == 0.5 else "({})^" + f"{self.power:g}"
+        inner = root.format(f"{nu} + eps") if self.eps_inside_root else f"{root.format(nu)} + eps"
+        return f"(1-beta1^t) ({inner})" if self.bias_correction else inner
+
+    def init(self, w: Tensor, start: int) -> State:
+        return {"nu": torch.zeros_like(w, memory_format=torch.preserve_format)}
+
+    def update(self, state: State, g: Tensor) -> None:
+        state["nu"].mul_(self.beta).addcmul_(g, g, value=1 - self.beta)
+
+    def diagonal(self, state: State, t: int) -> Tensor:
+        nu = state["nu"]
+        if self.bias_correction:
+            nu = nu / (1 - self.beta**t)
+        if self.eps_inside_root:
+            return (nu + self.eps).pow_(self.power)
+        root = nu.sqrt() if self.power == 0.5 else nu.pow(self.power)
+        return root.add_(self.eps)
+
+
+class FixedDiagonal(PreconditionerRule, frozen=True, tag="fixed_diagonal", eq=False):
+    """P = diag(P), constant: one learning rate a parameter, or an adaptive method frozen in time.
+
+    Args:
+        P: (p,) positive, in the order of the optimizer's parameters.
+    """
+
+    P: Tensor
+
+    def __post_init__(self) -> None:
+        if self.P.ndim != 1 or not bool((self.P > 0).all()):
+            raise ShapeError("FixedDiagonal: P must be one positive vector (p,); flatten it, and floor zeros.")
+
+    @property
+    def formula(self) -> str:
+        return "diag(P), fixed"
+
+    def init(self, w: Tensor, start: int) -> State:
+        stop = start + w.numel()
+        if stop > self.P.numel():
+            raise ShapeError(f"FixedDiagonal: P must have one entry a parameter; got {self.P.numel()}, need {stop}.")
+        return {"P": self.P[start:stop].reshape(w.shape).to(w)}
+
+    def update(self, state: State, g: Tensor) -> None:
+        pass
+
+    def diagonal(self, state: State, t: int) -> Tensor:
+        return state["P"]
+
+
+class FixedDense(PreconditionerRule, frozen=True, tag="fixed_dense", eq=False):
+    """P a constant symmetric positive definite matrix; P = H is Newton's method.
+
+    Acts on one flat parameter (p,): see `tightrope.parameters.share_storage`.
+
+    Args:
+        P: (p, p) symmetric positive definite.
+    Cost:
+        One Cholesky factorisation, p^3 / 3; each step p^2.
+    """
+
+    is_diagonal: ClassVar[bool] = False
+    P: Tensor
+
+    def __post_init__(self) -> None:
+        P = self.P
+        if P.ndim != 2 or P.shape[0] != P.shape[1] or not torch.allclose(P, P.T):
+            raise ShapeError(f"FixedDense: P must be a symmetric matrix (p, p); got {tuple(P.shape)}.")
+        if torch.linalg.cholesky_ex(P).info != 0:
+            raise ShapeError("FixedDense: P must be positive definite; add a multiple of the identity to it.")
+
+    @property
+    def formula(self) -> str:
+        return "P, fixed and dense"
+
+    def init(self, w: Tensor, start: int) -> State:
+        if start != 0 or w.shape != self.P.shape[:1]:
+            raise ShapeError(
+                f"FixedDense: needs one flat parameter ({self.P.shape[0]},); got shape {tuple(w.shape)}. "
+                "Flatten the model with tightrope.parameters.share_storage."
+            )
+        P = self.P.to(w)
+        return {"P": P, "cholesky": torch.linalg.cholesky(P)}
+
+    def update(self, state: State, g: Tensor) -> None:
+        pass
+
+    def diagonal(self, state: State, t: int) -> Tensor:
+        return state["P"]

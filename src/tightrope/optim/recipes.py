@@ -1,0 +1,170 @@
+"""Recipes: each named method as a value, hyperparameters only, from which its two rules follow.
+
+A recipe is what a configuration holds under `[method]`, where `name` picks it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import msgspec
+
+from .method import GradientMethod
+from .momentum import Momentum, heavy_ball, nesterov, none
+from .preconditioner import RMS, AbstractStructMeta, Identity, PreconditionerRule
+
+
+class Recipe(
+    msgspec.Struct,
+    metaclass=AbstractStructMeta,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="name",
+):
+    """A named gradient method: the learning rate and decay every method has, and its own hyperparameters.
+
+    `label` is its name in prose.
+    """
+
+    label: ClassVar[str]
+    lr: float
+    weight_decay: float = 0.0
+
+    @property
+    @abstractmethod
+    def momentum(self) -> Momentum:
+        """Its momentum rule."""
+
+    @property
+    def preconditioner(self) -> PreconditionerRule:
+        """Its preconditioner rule; the identity unless the method has one."""
+        return Identity()
+
+    def build(self, params: Iterable[Any], *, decoupled_weight_decay: bool = True) -> GradientMethod:
+        """The optimizer over these parameters."""
+        return GradientMethod(
+            params,
+            self.lr,
+            momentum=self.momentum,
+            preconditioner=self.preconditioner,
+            weight_decay=self.weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
+
+    def stability_threshold(self) -> float:
+        """Threshold on lambda_1(P^-1 H) of the frozen method, in units of 1 / lr."""
+        return self.momentum.stability_threshold(self.lr, self.weight_decay)
+
+
+class GDRecipe(Recipe, frozen=True, tag="gd"):
+    """Gradient descent; with minibatches, stochastic gradient descent."""
+
+    label: ClassVar[str] = "gradient descent"
+    @property
+    def momentum(self) -> Momentum:
+        return none()
+
+
+class HeavyBallRecipe(Recipe, frozen=True, tag="heavyball"):
+    """Gradient descent with heavy ball momentum, in standard form unless `ema`."""
+
+    label: ClassVar[str] = "heavy ball"
+    beta1: float = 0.9
+    ema: bool = False
+
+    @property
+    def momentum(self) -> Momentum:
+        return heavy_ball(self.beta1, ema=self.ema)
+
+
+class NesterovRecipe(Recipe, frozen=True, tag="nesterov"):
+    """Gradient descent with Nesterov momentum, in standard form unless `ema`."""
+
+    label: ClassVar[str] = "Nesterov"
+    beta1: float = 0.9
+    ema: bool = False
+
+    @property
+    def momentum(self) -> Momentum:
+        return nesterov(self.beta1, ema=self.ema)
+
+
+class RMSPropRecipe(Recipe, frozen=True, tag="rmsprop"):
+    """RMSProp (Tieleman and Hinton 2012): P = sqrt(nu) + eps, no momentum."""
+
+    label: ClassVar[str] = "RMSProp"
+    beta2: float = 0.99
+    eps: float = 1e-8
+
+    @property
+    def momentum(self) -> Momentum:
+        return none()
+
+    @property
+    def preconditioner(self) -> PreconditionerRule:
+        return RMS(beta=self.beta2, eps=self.eps)
+
+
+class AdamRecipe(Recipe, frozen=True, tag="adam"):
+    """Adam (Kingma and Ba 2015): RMSProp's P with an averaged gradient, bias corrected unless told otherwise."""
+
+    label: ClassVar[str] = "Adam"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    bias_correction: bool = True
+
+    @property
+    def momentum(self) -> Momentum:
+        return heavy_ball(self.beta1, ema=True)
+
+    @property
+    def preconditioner(self) -> PreconditionerRule:
+        return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.bias_correction)
+
+
+class AdamWRecipe(Recipe, frozen=True, tag="adamw"):
+    """AdamW (Loshchilov and Hutter 2019): Adam with decay that never meets the preconditioner."""
+
+    label: ClassVar[str] = "AdamW"
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    bias_correction: bool = True
+
+    @property
+    def momentum(self) -> Momentum:
+        return heavy_ball(self.beta1, ema=True)
+
+    @property
+    def preconditioner(self) -> PreconditionerRule:
+        return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.bias_correction)
+
+
+class CustomRecipe(Recipe, frozen=True, tag="custom"):
+    """Any momentum rule with any preconditioner rule."""
+
+    label: ClassVar[str] = "custom method"
+    momentum_rule: Momentum = Momentum()
+    preconditioner_rule: Identity | RMS = Identity()
+
+    @property
+    def momentum(self) -> Momentum:
+        return self.momentum_rule
+
+    @property
+    def preconditioner(self) -> PreconditionerRule:
+        return self.preconditioner_rule
+
+
+AnyRecipe = (
+    GDRecipe | HeavyBallRecipe | NesterovRecipe | RMSPropRecipe | AdamRecipe | AdamWRecipe | CustomRecipe
+)
+RECIPES: dict[str, type[Recipe]] = {
+    kind.__struct_config__.tag: kind  # type: ignore[misc]
+    for kind in (GDRecipe, HeavyBallRecipe, NesterovRecipe, RMSPropRecipe, AdamRecipe, AdamWRecipe, CustomRecipe)
+}

@@ -1,0 +1,21 @@
+"""How far an optimizer is from its edge: recurrence, measurement, and the verdict in words."""
+
+from .measurement import Measurement
+from .probe import Probe, measure
+from .recurrence import asymptotic_growth_factor, growth_at_ratio, recurrence
+from .verdict import EDGE_BAND, NUM_EARLY_STEPS, RunVerdict, Verdict, run_verdict, verdict
+
+__all__ = [
+    "recurrence",
+    "asymptotic_growth_factor",
+    "growth_at_ratio",
+    "Measurement",
+    "Probe",
+    "measure",
+    "EDGE_BAND",
+    "NUM_EARLY_STEPS",
+    "Verdict",
+    "verdict",
+    "RunVerdict",
+    "run_verdict",
+]

@@ -1,0 +1,64 @@
+"""Measurement: how far an optimizer is from the edge at one moment, and what is known about each number."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One look at a run; every number that could not be had is NaN and `reason` says why.
+
+    Attributes:
+        ratio: lambda_1(D^1/2 T(H) D^1/2), the preconditioned sharpness over its threshold; the edge is 1.
+        ratios: The k largest eigenvalues of the same operator, the ratio first.
+        residual: `ratio +- residual` holds an eigenvalue.
+        lower: Rigorous lower bound of the ratio, up to rounding.
+        upper: Upper bound, of kind `upper_kind` ("exact", "probabilistic" with `confidence`, or "residual").
+        threshold: Of the frozen method on lambda_1(P^-1 T(H)), in 1 / lr; None where groups differ.
+        preconditioned_sharpness: ratio * threshold; None where groups differ.
+        sharpness: lambda_1(H) of the raw Hessian, within `sharpness_residual` of an eigenvalue.
+        participation: 1 / sum(u^4) of the top direction u: how many coordinates hold it, 1 to p.
+        growth: Factor a step by which the frozen method grows along the top direction, in the long run; None
+            where groups differ.
+        loss: The loss where it was measured.
+        is_audit: The ratio was found from a cold random start.
+        status: "converged", "max_products", "bound_not_reached", "not_finite", "not_stepped" or "no_threshold".
+        reason: Why a status other than "converged"; empty otherwise.
+        num_products: Hessian-vector products spent, ratio and sharpness together.
+        route: How products were computed.
+        seconds: Wall-clock time it took.
+    """
+
+    status: str
+    reason: str = ""
+    ratio: float = NAN
+    ratios: tuple[float, ...] = ()
+    residual: float = NAN
+    lower: float = NAN
+    upper: float = NAN
+    upper_kind: str = ""
+    confidence: float | None = None
+    threshold: float | None = None
+    preconditioned_sharpness: float | None = None
+    sharpness: float = NAN
+    sharpness_residual: float = NAN
+    participation: float = NAN
+    growth: float | None = None
+    loss: float = NAN
+    is_audit: bool = False
+    num_products: int = 0
+    route: str = ""
+    seconds: float = 0.0
+
+    @property
+    def has_ratio(self) -> bool:
+        """Whether the ratio is a number (converged or not)."""
+        return self.ratio == self.ratio
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes as a dict, as they are stored."""
+        return asdict(self)

@@ -1,0 +1,148 @@
+"""Verdicts: what the numbers support, in words. Being at the edge is normal; growth beyond it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .measurement import Measurement
+
+EDGE_BAND = (0.9, 1.1)
+NUM_EARLY_STEPS = 10
+"""Steps during which an adaptive ratio means nothing: P is still near its floor on many coordinates."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A name from `too early to say`, `stable`, `at the edge`, `unstable`, `undecided`, and one sentence."""
+
+    name: str
+    words: str
+
+
+def verdict(measurement: Measurement, step: int, *, is_adaptive: bool = True) -> Verdict:
+    """What one measurement supports; a name other than `undecided` holds at both ends of ratio +- residual.
+
+    Args:
+        measurement: Of this step.
+        step: 1 for the first.
+        is_adaptive: Whether P is still filling up in the first steps.
+    """
+    if not measurement.has_ratio:
+        return Verdict("undecided", f"No ratio: {measurement.reason}")
+    number = f"ratio {measurement.ratio:.3g} +- {measurement.residual:.1g}"
+    if is_adaptive and step <= NUM_EARLY_STEPS:
+        return Verdict("too early to say", f"{number}, but the preconditioner has seen only {step} gradients.")
+    name = _band(measurement.ratio, measurement.residual)
+    if name == "stable":
+        room = f"{1 / measurement.ratio:.3g} times" if measurement.ratio > 0 else "any number of times"
+        return Verdict(name, f"{number}: the curvature could grow {room} before the edge.")
+    if name == "at the edge":
+        return Verdict(name, f"{number}: curvature and step size are in balance, as in most healthy runs.")
+    if name == "unstable":
+        growth = f" {measurement.growth:.3g} times a step" if measurement.growth else ""
+        return Verdict(name, f"{number}: along the sharpest direction the frozen method grows{growth}.")
+    return Verdict(name, f"{number}: the residual reaches across a border; more products would decide.")
+
+
+def _band(ratio: float, residual: float) -> str:
+    """The band that holds both ends of ratio +- residual, or `undecided`."""
+    low, high = EDGE_BAND
+
+    def band(value: float) -> str:
+        return "stable" if value < low else "unstable" if value > high else "at the edge"
+
+    first, last = band(ratio - residual), band(ratio + residual)
+    return first if first == last else "undecided"
+
+
+@dataclass(frozen=True)
+class RunVerdict:
+    """What a whole run supports.
+
+    Attributes:
+        name: As a verdict's.
+        words: One or two sentences with the numbers.
+        first_step: First measured step with ratio above 0.9 past the early ones; None if there is none.
+        plateau_start, plateau_stop: The plateau, the second half of the steps from there on.
+        median, low, high: Of the ratio over the plateau: median, 5th and 95th percentile.
+        residual: Median residual over the plateau.
+        num_measurements: On the plateau.
+    """
+
+    name: str
+    words: str
+    first_step: int | None = None
+    plateau_start: int | None = None
+    plateau_stop: int | None = None
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+    residual: float | None = None
+    num_measurements: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes as a dict, as they are stored."""
+        return asdict(self)
+
+
+def run_verdict(
+    method: str,
+    steps: Sequence[int],
+    measurements: Sequence[Measurement],
+    *,
+    is_adaptive: bool = True,
+    is_diverged: bool = False,
+) -> RunVerdict:
+    """Did the run reach its edge and stay: judged on the median of the plateau, both ends of its residual.
+
+    Args:
+        method: Name of the method, for the sentence.
+        steps: Step of each measurement.
+        measurements: In order.
+        is_adaptive: Leave out the first steps, while the preconditioner fills up.
+        is_diverged: The run ended because its loss left all bounds.
+    """
+    if is_diverged:
+        return RunVerdict("unstable", f"{method} diverged.")
+    late = [
+        (step, m) for step, m in zip(steps, measurements, strict=True)
+        if m.has_ratio and (step > NUM_EARLY_STEPS or not is_adaptive)
+    ]
+    if not late:
+        return RunVerdict("too early to say", f"{method} has no measurement past its first {NUM_EARLY_STEPS} steps.")
+    first_step = next((step for step, m in late if m.ratio >= EDGE_BAND[0]), None)
+    if first_step is None:
+        top_step, top = max(late, key=lambda pair: pair[1].ratio)
+        return RunVerdict(
+            "stable",
+            f"{method} stayed short of its edge: the highest ratio is {top.ratio:.3g} +- {top.residual:.1g}, "
+            f"at step {top_step}.",
+        )
+    return _plateau_verdict(method, first_step, [pair for pair in late if pair[0] >= first_step])
+
+
+def _plateau_verdict(method: str, first_step: int, late: list[tuple[int, Measurement]]) -> RunVerdict:
+    last_step = late[-1][0]
+    start = (first_step + last_step) / 2
+    plateau = [(step, m) for step, m in late if step >= start]
+    ratios = np.array([m.ratio for _, m in plateau])
+    low, median, high = (float(q) for q in np.quantile(ratios, [0.05, 0.5, 0.95]))
+    residual = float(np.median([m.residual for _, m in plateau]))
+    name = _band(median, residual)
+    numbers = (
+        f"over steps {plateau[0][0]} to {last_step} the median ratio is {median:.3f} +- {residual:.1g} "
+        f"({low:.2f} to {high:.2f})"
+    )
+    words = {
+        "at the edge": f"{method} reached its edge of stability at step {first_step} and stays there: {numbers}.",
+        "stable": f"{method} touched its edge at step {first_step} and fell back below it: {numbers}.",
+        "unstable": f"{method} is beyond its edge since step {first_step}: {numbers}.",
+        "undecided": f"{method} came near its edge at step {first_step}, on the border of a band: {numbers}.",
+    }[name]
+    return RunVerdict(
+        name, words, first_step, plateau[0][0], last_step, median, low, high, residual, len(plateau)
+    )

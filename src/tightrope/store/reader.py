@@ -1,0 +1,115 @@
+"""Read a run directory, finished, running or torn off, into numpy columns."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tightrope.errors import StoreError
+
+from .schema import CONFIG, EVENTS, MEASUREMENT, STEP, Column
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as stored.
+
+    Attributes:
+        path: Its directory.
+        config: `config.toml` as a dict.
+        start: The `start` event: versions, device, sizes, method; empty before it is written.
+        steps: Columns of the `step` events, each (num_steps,) float64; see `schema.STEP`.
+        measurements: Columns of the `measurement` events, each (num_measurements,): floats of
+            `schema.MEASUREMENT`, and what else the events hold as object arrays.
+        verdict: The `verdict` event of a run that ended, else empty.
+        end: The `end` event, else empty.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    start: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, np.ndarray] = field(default_factory=dict)
+    measurements: dict[str, np.ndarray] = field(default_factory=dict)
+    verdict: dict[str, Any] = field(default_factory=dict)
+    end: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> str:
+        """How it ended: "completed", "target_loss", "diverged", "interrupted", or "unfinished"."""
+        return str(self.end.get("outcome", "unfinished"))
+
+
+def read_run(path: str | Path) -> RunRecord:
+    """A run directory as columns of numpy arrays.
+
+    A torn last line, of a run still going or killed, is left out.
+
+    Raises:
+        StoreError: there is no run at the path, or a line before the last is damaged.
+    """
+    path = Path(path)
+    try:
+        config = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
+        lines = (path / EVENTS).read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise StoreError(
+            f"read_run: {path} must be a run directory with {CONFIG} and {EVENTS}; {error.strerror or error}. "
+            "`tightrope runs` lists the runs below a folder."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise StoreError(f"read_run: {path / CONFIG} must be TOML; {error}.") from error
+    by_type: dict[str, list[dict[str, Any]]] = {}
+    for event in _events(path, lines):
+        by_type.setdefault(event.pop("type", "unknown"), []).append(event)
+    return RunRecord(
+        path=path,
+        config=config,
+        start=by_type.get("start", [{}])[-1],
+        steps=_columns(by_type.get("step", []), STEP),
+        measurements=_columns(by_type.get("measurement", []), MEASUREMENT),
+        verdict=by_type.get("verdict", [{}])[-1],
+        end=by_type.get("end", [{}])[-1],
+    )
+
+
+def find_runs(folder: str | Path) -> list[Path]:
+    """Run directories at or below a folder, by name."""
+    folder = Path(folder)
+    return sorted(events.parent for events in folder.rglob(EVENTS) if (events.parent / CONFIG).is_file())
+
+
+def _events(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:
+    last = len(lines) - 1
+    for number, line in enumerate(lines):
+        if number == last:
+            return  # what follows the last newline is empty, or torn
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise StoreError(
+                f"read_run: line {number + 1} of {path / EVENTS} must be JSON; {error.msg}. The lines around it "
+                "are intact: delete that one to read the rest."
+            ) from error
+        yield event
+
+
+def _columns(events: list[dict[str, Any]], numeric: tuple[Column, ...]) -> dict[str, np.ndarray]:
+    columns = {
+        column.name: np.array([_number(event.get(column.name)) for event in events], dtype=np.float64)
+        for column in numeric
+    }
+    for name in {name for event in events for name in event} - set(columns):
+        values = np.empty(len(events), dtype=object)
+        values[:] = [event.get(name) for event in events]
+        columns[name] = values
+    return columns
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,60 @@
+"""What a run directory holds: the events, their columns and units.
+
+A run is a directory: `config.toml`, `events.jsonl`. Each line of `events.jsonl` is one event with a `type`;
+non-finite numbers are the strings "nan", "inf" and "-inf".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONFIG = "config.toml"
+EVENTS = "events.jsonl"
+FORMAT = 1
+"""Version of the events' format, stored in every `start` event."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number an event holds.
+
+    Attributes:
+        name: Key in the event.
+        unit: "" for a pure number.
+        meaning: In a few words, for tables and hovers.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+
+
+STEP = (
+    Column("step", "steps", "number of the optimizer step, 1 for the first"),
+    Column("loss", "", "training loss before the step, on the step's batch"),
+    Column("lr", "", "learning rate of the step"),
+    Column("grad_norm", "", "2-norm of the gradient"),
+)
+"""Columns of a `step` event, one an optimizer step."""
+
+MEASUREMENT = (
+    Column("step", "steps", "number of the optimizer step measured"),
+    Column("loss", "", "loss where it was measured, on the measured data"),
+    Column("ratio", "", "preconditioned sharpness over its threshold; the edge is 1"),
+    Column("residual", "", "ratio +- residual holds an eigenvalue"),
+    Column("lower", "", "rigorous lower bound of the ratio"),
+    Column("upper", "", "upper bound of the ratio, of the kind stored beside it"),
+    Column("threshold", "1 / lr", "stability threshold of the frozen method"),
+    Column("preconditioned_sharpness", "1 / lr", "largest eigenvalue of the preconditioned Hessian"),
+    Column("sharpness", "1 / lr of plain descent", "largest eigenvalue of the raw Hessian"),
+    Column("sharpness_residual", "1 / lr of plain descent", "sharpness +- this holds an eigenvalue"),
+    Column("participation", "coordinates", "how many coordinates hold the top direction"),
+    Column("growth", "per step", "long-run growth of the frozen method along the top direction"),
+    Column("num_products", "products", "Hessian-vector products spent"),
+    Column("seconds", "s", "wall-clock time of the measurement"),
+)
+"""Numeric columns of a `measurement` event; it also holds status, reason, upper_kind, confidence, is_audit,
+route, ratios, verdict and words."""
+
+TYPES = ("start", "step", "measurement", "verdict", "end")
+"""Event types, in the order a run writes them."""

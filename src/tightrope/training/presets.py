@@ -1,0 +1,70 @@
+"""Runs with a name: `tightrope run NAME`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tightrope.errors import ConfigError, did_you_mean
+
+_DIGITS: dict[str, Any] = {"problem": {"name": "digits"}, "num_steps": 1000}
+_CHEBYSHEV: dict[str, Any] = {
+    "problem": {"name": "chebyshev"},
+    "num_steps": 8000,
+    "dtype": "float64",
+    "measure": {"every": 100},
+}
+_ADAM: dict[str, Any] = {"name": "adam", "eps": 1e-7, "bias_correction": False}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {**_DIGITS, "method": {**_ADAM, "lr": 1e-3}},
+    "digits-adam": {**_DIGITS, "method": {**_ADAM, "lr": 4e-4}},
+    "digits-rmsprop": {**_DIGITS, "method": {"name": "rmsprop", "lr": 1e-4, "eps": 1e-7}},
+    "digits-gd": {**_DIGITS, "method": {"name": "gd", "lr": 0.1}},
+    "chebyshev-gd": {**_CHEBYSHEV, "method": {"name": "gd", "lr": 0.2}},
+    "chebyshev-heavyball": {**_CHEBYSHEV, "method": {"name": "heavyball", "lr": 0.2, "beta1": 0.5}},
+    "chebyshev-nesterov": {**_CHEBYSHEV, "method": {"name": "nesterov", "lr": 0.06}},
+    "chebyshev-rmsprop": {
+        **_CHEBYSHEV,
+        "num_steps": 6000,
+        "method": {"name": "rmsprop", "lr": 1e-3, "beta2": 0.99, "eps": 1e-7},
+    },
+    "chebyshev-adam": {**_CHEBYSHEV, "method": {**_ADAM, "lr": 1e-3}},
+    "chebyshev-adamw": {
+        **_CHEBYSHEV,
+        "method": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "eps": 1e-7, "bias_correction": False},
+    },
+    "bowl": {
+        "problem": {"name": "quadratic", "curvatures": [2.0, 2.0], "start": [1.0, 1.0]},
+        "method": {"name": "gd", "lr": 0.1},
+        "num_steps": 100,
+        "dtype": "float64",
+        "measure": {"every": 10},
+    },
+    "ravine": {
+        "problem": {"name": "quadratic", "curvatures": [2.0, 10.0], "start": [1.0, 1.0]},
+        "method": {"name": "gd", "lr": 0.19},
+        "num_steps": 100,
+        "dtype": "float64",
+        "measure": {"every": 10},
+    },
+    "differential-curvature": {
+        "problem": {"name": "quadratic", "curvatures": [10.0, 1.0], "start": [1.0, 10.0]},
+        "method": {"name": "gd", "lr": 0.15},
+        "num_steps": 100,
+        "dtype": "float64",
+        "measure": {"every": 10},
+    },
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """A named configuration, as the mapping a file would hold.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(
+            f"run: '{name}' is neither a preset nor a .toml file. {did_you_mean(name, PRESETS)}"
+        )
+    return PRESETS[name]
