@@ -13,6 +13,9 @@ from .bounds import probabilistic_upper
 from .operators import SymmetricOperator
 from .ritz import RitzSpace
 
+GUARD_SHARE = 0.1
+"""Length of the random guard beside the unit companion vector it is blended into."""
+
 
 @dataclass(frozen=True)
 class EigenResult:
@@ -59,8 +62,8 @@ def top_eigenvalues(
     """Largest k eigenvalues of a symmetric operator, each with a residual, bounds and what they prove.
 
     From cold, k seeded random vectors span a growing block Krylov space (block Lanczos with full
-    reorthogonalisation). Warm, the space starts from `start` and one random guard vector, and grows by the
-    residuals of the wanted pairs that have not converged.
+    reorthogonalisation). Warm, the space starts from `start` and a random guard, and grows by the residuals of
+    the wanted pairs that have not converged; with a `warm_start` the guard costs no product of its own.
 
     Args:
         operator: Symmetric, (p, p). Never materialised.
@@ -144,10 +147,18 @@ def _upper(
 
 
 def _first_block(operator: SymmetricOperator, k: int, start: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Random from cold. Warm, the start and a random guard: blended into the first vector beyond the wanted k,
+    which then gathers what the guards of successive calls find, or beside them where there is none.
+    """
     if start is None:
         return _random(operator, k, generator)
-    num_guards = max(1, k - start.shape[1])
-    return torch.cat([start.to(operator.device, operator.dtype), _random(operator, num_guards, generator)], dim=1)
+    start = start.to(operator.device, operator.dtype)
+    j = start.shape[1]
+    guard = _random(operator, max(1, k - j), generator)
+    if j <= k:
+        return torch.cat([start, guard], dim=1)
+    length = operator.inner(guard, guard).sqrt()
+    return torch.cat([start[:, :k], start[:, k : k + 1] + GUARD_SHARE * guard / length], dim=1)
 
 
 def _random(operator: SymmetricOperator, num: int, generator: torch.Generator) -> Tensor:

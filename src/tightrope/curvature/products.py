@@ -81,9 +81,7 @@ class Hessian(SymmetricOperator):
             curved = [(g_i, v_i) for g_i, v_i in zip(g, parts, strict=True) if g_i.requires_grad]
             if curved:
                 outputs, vectors = zip(*curved, strict=True)
-                products = torch.autograd.grad(
-                    outputs, self.params, vectors, retain_graph=True, materialize_grads=True
-                )
+                products = torch.autograd.grad(outputs, self.params, vectors, retain_graph=True, materialize_grads=True)
                 Hv += flatten(products)
         return Hv
 

@@ -6,6 +6,8 @@ S = Ritz coordinates (m, k), R = residuals (p, k).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -97,7 +99,7 @@ class RitzSpace:
         return x
 
     def _norm(self, x: Tensor) -> float:
-        return float(self.operator.inner(x[:, None], x[:, None])) ** 0.5
+        return math.sqrt(float(self.operator.inner(x[:, None], x[:, None])))
 
     def _append(self, v: Tensor) -> None:
         m = self.num_products

@@ -5,7 +5,7 @@ from .frozen import Frozen, FrozenGroup
 from .method import GradientMethod
 from .momentum import Momentum, heavy_ball, nesterov, none
 from .preconditioner import RMS, FixedDense, FixedDiagonal, Identity, PreconditionerRule
-from .presets import GD, SGD, Adam, AdamW, HeavyBall, Nesterov, RMSprop, RMSProp
+from .presets import GD, SGD, Adam, AdamW, HeavyBall, Nesterov, RMSProp, RMSprop
 from .recipes import RECIPES, AnyRecipe, CustomRecipe, Recipe
 
 __all__ = [

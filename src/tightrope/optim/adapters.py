@@ -76,7 +76,7 @@ def _assemble(optimizer: torch.optim.Optimizer, read: Callable[[Any, dict[str, A
             D.append(_edge_scaling(frozen_group, diagonal) if is_ready else torch.zeros_like(diagonal))
             shift.append(torch.full((w.numel(),), frozen_group.coupled_decay, dtype=P[-1].dtype, device=w.device))
     if not has_any_state:
-        return _without_method(optimizer, NOT_STEPPED, status="not_stepped")
+        return _without_method(optimizer, NOT_STEPPED, "not_stepped", tuple(groups))
     decays = {group.coupled_decay for group in groups}
     return Frozen(
         parameters=tuple(w for group in optimizer.param_groups for w in _movable(group)),
@@ -117,9 +117,14 @@ def _edge_scaling(group: FrozenGroup, P: Tensor) -> Tensor:
     return scale / P if P.ndim == 1 else scale * torch.linalg.inv(P)
 
 
-def _without_method(optimizer: torch.optim.Optimizer, reason: str, status: str = "no_threshold") -> Frozen:
+def _without_method(
+    optimizer: torch.optim.Optimizer,
+    reason: str,
+    status: str = "no_threshold",
+    groups: tuple[FrozenGroup, ...] = (),
+) -> Frozen:
     parameters = tuple(w for group in optimizer.param_groups for w in _movable(group))
-    return Frozen(parameters, (), None, None, 0.0, status, reason)
+    return Frozen(parameters, groups, None, None, 0.0, status, reason)
 
 
 def _read_gradient_method(optimizer: GradientMethod, group: dict[str, Any]) -> Reading:
@@ -127,7 +132,7 @@ def _read_gradient_method(optimizer: GradientMethod, group: dict[str, Any]) -> R
         momentum=group["momentum"],
         is_decoupled=group["decoupled_weight_decay"],
         diagonal=lambda w: optimizer.preconditioner(group, w),
-        is_ready=lambda w: bool(optimizer.state.get(w)),
+        is_ready=lambda w: optimizer.has_preconditioner(group, w),
     )
 
 
@@ -140,9 +145,9 @@ def _read_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any], is_decou
 
     def diagonal(w: Tensor) -> Tensor:
         state = optimizer.state[w]
-        nu = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-        t = float(state["step"])
-        return (1 - b1**t) * ((nu / (1 - b2**t)).sqrt() + group["eps"])
+        nu: Tensor = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
+        t = int(state["step"])
+        return ((nu / (1 - b2**t)).sqrt() + float(group["eps"])) * (1 - b1**t)
 
     return Reading(
         momentum=heavy_ball(b1, ema=True),
@@ -159,10 +164,10 @@ def _read_adamw(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Read
 def _read_rmsprop(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
     def diagonal(w: Tensor) -> Tensor:
         state = optimizer.state[w]
-        nu = state["square_avg"]
+        nu: Tensor = state["square_avg"]
         if group["centered"]:
             nu = nu.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
-        return nu.sqrt() + group["eps"]
+        return nu.sqrt() + float(group["eps"])
 
     return Reading(
         momentum=heavy_ball(group["momentum"], ema=False),

@@ -52,7 +52,7 @@ class Frozen:
         P: (p,) preconditioner, or (p, p) where it is dense.
         D: Edge scaling in the shape of P; zero where a parameter does not move.
         shift: Coupled decay, a number or (p,).
-        status: "linear", "not_stepped" or "no_threshold".
+        status: "linear", "not_stepped" (P is not known yet, thresholds are) or "no_threshold".
         reason: Why the status is not "linear"; empty otherwise.
     """
 
@@ -70,7 +70,7 @@ class Frozen:
         Raises:
             UnsupportedOptimizerError: there is none, or the groups have different ones (they are named).
         """
-        if self.status != "linear":
+        if not self.groups:
             raise UnsupportedOptimizerError(f"stability_threshold: {self.reason}")
         threshold = self.shared_threshold
         if threshold is None:
@@ -85,7 +85,7 @@ class Frozen:
     def shared_threshold(self) -> float | None:
         """The threshold all groups share, or None where they differ or none exists."""
         thresholds = {group.threshold for group in self.groups}
-        return thresholds.pop() if self.status == "linear" and len(thresholds) == 1 else None
+        return thresholds.pop() if len(thresholds) == 1 else None
 
     def half_scaling(self) -> Tensor:
         """L with L L' = D: (p,) square roots, or a lower triangular (p, p) for a dense D."""

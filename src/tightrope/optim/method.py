@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -59,7 +60,7 @@ class GradientMethod(torch.optim.Optimizer):
             _check_group(group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step with the gradients in `.grad`; parameters without one are left alone.
 
         Args:
@@ -72,18 +73,17 @@ class GradientMethod(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            start = 0
             for w in group["params"]:
                 if w.grad is not None:
-                    self._step(group, w, start)
-                start += w.numel()
+                    self._step(group, w, w.grad)
         return loss
 
-    def _step(self, group: dict[str, Any], w: Tensor, start: int) -> None:
+    def _step(self, group: dict[str, Any], w: Tensor, g: Tensor) -> None:
+        if g.is_sparse or g.is_complex():
+            raise ShapeError("GradientMethod: gradients must be real and dense; got a sparse or complex one.")
         lr, momentum, rule = group["lr"], group["momentum"], group["preconditioner"]
         decay, is_decoupled = group["weight_decay"], group["decoupled_weight_decay"]
-        state = self.state[w] or self._init(group, w, start)
-        g = w.grad
+        state = self.state[w] or self._init(group, w)
         if decay and not is_decoupled:
             g = g.add(w, alpha=decay)
         state["step"] += 1
@@ -101,25 +101,28 @@ class GradientMethod(torch.optim.Optimizer):
         else:
             w.sub_(torch.cholesky_solve(d.unsqueeze(1), state["cholesky"]).squeeze(1), alpha=lr)
 
-    def _init(self, group: dict[str, Any], w: Tensor, start: int) -> dict[str, Any]:
-        if w.grad is None or w.grad.is_sparse or w.is_complex():
-            raise ShapeError("GradientMethod: gradients must be real and dense; got a sparse or complex one.")
-        state = self.state[w]
-        state["step"] = 0
-        state["preconditioner_step"] = 0
+    def _init(self, group: dict[str, Any], w: Tensor) -> dict[str, Any]:
+        start = sum(before.numel() for before in itertools.takewhile(lambda other: other is not w, group["params"]))
+        state: dict[str, Any] = self.state[w]
+        state.update(group["preconditioner"].init(w, start), step=0, preconditioner_step=0)
         if group["momentum"].needs_state:
             state["m"] = torch.zeros_like(w, memory_format=torch.preserve_format)
-        state.update(group["preconditioner"].init(w, start))
         return state
+
+    def has_preconditioner(self, group: dict[str, Any], w: Tensor) -> bool:
+        """Whether P is known for a parameter: always for a fixed one, after its first step for an adaptive one."""
+        return not group["preconditioner"].is_adaptive or bool(self.state.get(w))
 
     def preconditioner(self, group: dict[str, Any], w: Tensor) -> Tensor | None:
         """P of the last step for one parameter, momentum's bias correction included; None where P = I."""
-        state = self.state[w]
-        rule, t = group["preconditioner"], state["preconditioner_step"]
+        state = self.state[w] or self._init(group, w)
+        rule: PreconditionerRule = group["preconditioner"]
+        t: int = state["preconditioner_step"]
         P = rule.diagonal(state, t)
         if P is None or not rule.is_bias_corrected:
             return P
-        return P * (1 - group["momentum"].beta ** t)
+        momentum: Momentum = group["momentum"]
+        return P * (1 - momentum.beta**t)
 
     def freeze_preconditioner(self) -> None:
         """Hold P at its present value from here on: Adam becomes "frozen Adam" (Cohen et al. 2022, section 4)."""

@@ -1,6 +1,6 @@
 """Momentum rules: linear filters from gradients to a step direction, and the threshold each implies.
 
-Legend: b = beta, c = discount, k = gain, g = gradient, m = exponential moving average (EMA) of gradients.
+Legend: b = beta, c = discount, k = gain, g = gradient, m = decaying sum of gradients (times 1 - b, an average).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from tightrope.errors import ConfigError
 
 
 class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The linear momentum rule m <- b m + (1-b) g with direction k ((1-c) g + c m).
+    """The linear momentum rule m <- b m + k (1-b) g with direction k (1-c) g + c m.
 
     One family holds every linear rule (quasi-hyperbolic momentum with a gain): plain gradient (b=0),
-    heavy ball (c=1) and Nesterov (c=b), each as an EMA (k=1) or in standard form (k=1/(1-b)).
+    heavy ball (c=1) and Nesterov (c=b), each as an exponential moving average (EMA, k=1) or in standard form
+    (k=1/(1-b), where m is the momentum buffer of torch.optim.SGD).
 
     Args:
         beta: b, the decay of the average, in [0, 1).
@@ -36,9 +37,7 @@ class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < 1:
-            raise ConfigError(
-                f"Momentum: beta must be in [0, 1); got {self.beta}. beta=0 is plain gradient descent."
-            )
+            raise ConfigError(f"Momentum: beta must be in [0, 1); got {self.beta}. beta=0 is plain gradient descent.")
         if not 0 <= self.discount <= 1:
             raise ConfigError(
                 f"Momentum: discount must be in [0, 1]; got {self.discount}. 1 is heavy ball, beta is Nesterov."
@@ -53,9 +52,7 @@ class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return cls()
         if momentum >= 1:
             return cls(beta=momentum)
-        return cls(
-            beta=momentum, discount=momentum if nesterov else 1.0, gain=(1 - dampening) / (1 - momentum)
-        )
+        return cls(beta=momentum, discount=momentum if nesterov else 1.0, gain=(1 - dampening) / (1 - momentum))
 
     @property
     def needs_state(self) -> bool:
@@ -63,12 +60,12 @@ class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.beta > 0
 
     def direction(self, m: Tensor | None, g: Tensor) -> Tensor:
-        """Step direction of the gradient g; updates the average m in place. May return m or g itself."""
+        """Step direction of the gradient g; updates m in place. May return m or g itself."""
+        b, c, k = self.beta, self.discount, self.gain
         if m is None:
-            return g if self.gain == 1 else g * self.gain
-        m.lerp_(g, 1 - self.beta)
-        d = m if self.discount == 1 else g.lerp(m, self.discount)
-        return d if self.gain == 1 else d * self.gain
+            return g if k == 1 else g * k
+        m.mul_(b).add_(g, alpha=k * (1 - b))
+        return m if c == 1 else (g * (k * (1 - c))).add_(m, alpha=c)
 
     def transfer(self, z: complex) -> complex:
         """F(z), the z-transform from gradient to direction; F(-1) is its gain on alternating gradients."""

@@ -25,11 +25,13 @@ class AbstractStructMeta(msgspec.StructMeta, ABCMeta):
 class PreconditionerRule(msgspec.Struct, metaclass=AbstractStructMeta, frozen=True):
     """How P follows from past gradients, one parameter tensor at a time.
 
-    `is_diagonal` says whether P multiplies elementwise; `is_bias_corrected` whether the method divides its
-    average gradient by 1 - beta1^t, which is carried in P (Cohen et al. 2022, eq. 2); `formula` is P in words.
+    `is_diagonal` says whether P acts elementwise, `is_adaptive` whether it follows the gradients,
+    `is_bias_corrected` whether the method divides its average gradient by 1 - beta1^t, which is then carried
+    in P (Cohen et al. 2022, eq. 2).
     """
 
     is_diagonal: ClassVar[bool] = True
+    is_adaptive: ClassVar[bool] = False
 
     @property
     def is_bias_corrected(self) -> bool:
@@ -86,6 +88,7 @@ class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True
         Tieleman and Hinton 2012; Kingma and Ba 2015 (arXiv 1412.6980), Algorithm 1; Cohen et al. 2022, eqs. 1-2.
     """
 
+    is_adaptive: ClassVar[bool] = True
     beta: float = 0.999
     eps: float = 1e-8
     power: float = 0.5

@@ -62,7 +62,8 @@ class Recipe(
 class GDRecipe(Recipe, frozen=True, tag="gd"):
     """Gradient descent; with minibatches, stochastic gradient descent."""
 
-    label: ClassVar[str] = "gradient descent"
+    label: ClassVar[str] = "Gradient descent"
+
     @property
     def momentum(self) -> Momentum:
         return none()
@@ -71,7 +72,7 @@ class GDRecipe(Recipe, frozen=True, tag="gd"):
 class HeavyBallRecipe(Recipe, frozen=True, tag="heavyball"):
     """Gradient descent with heavy ball momentum, in standard form unless `ema`."""
 
-    label: ClassVar[str] = "heavy ball"
+    label: ClassVar[str] = "Heavy ball"
     beta1: float = 0.9
     ema: bool = False
 
@@ -148,7 +149,7 @@ class AdamWRecipe(Recipe, frozen=True, tag="adamw"):
 class CustomRecipe(Recipe, frozen=True, tag="custom"):
     """Any momentum rule with any preconditioner rule."""
 
-    label: ClassVar[str] = "custom method"
+    label: ClassVar[str] = "Custom method"
     momentum_rule: Momentum = Momentum()
     preconditioner_rule: Identity | RMS = Identity()
 
@@ -161,9 +162,7 @@ class CustomRecipe(Recipe, frozen=True, tag="custom"):
         return self.preconditioner_rule
 
 
-AnyRecipe = (
-    GDRecipe | HeavyBallRecipe | NesterovRecipe | RMSPropRecipe | AdamRecipe | AdamWRecipe | CustomRecipe
-)
+AnyRecipe = GDRecipe | HeavyBallRecipe | NesterovRecipe | RMSPropRecipe | AdamRecipe | AdamWRecipe | CustomRecipe
 RECIPES: dict[str, type[Recipe]] = {
     kind.__struct_config__.tag: kind  # type: ignore[misc]
     for kind in (GDRecipe, HeavyBallRecipe, NesterovRecipe, RMSPropRecipe, AdamRecipe, AdamWRecipe, CustomRecipe)

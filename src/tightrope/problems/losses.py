@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def half_squared_error(output: Tensor, target: Tensor) -> Tensor:
@@ -13,4 +12,4 @@ def half_squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of logits (n, c) with class numbers (n,), averaged over examples."""
-    return F.cross_entropy(output, target)
+    return nn.functional.cross_entropy(output, target)

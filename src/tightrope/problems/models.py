@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ def fully_connected(
     """
     widths = [num_inputs, *hidden, num_outputs]
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+    for fan_in, fan_out in pairwise(widths):
         linear = torch.nn.utils.skip_init(nn.Linear, fan_in, fan_out)
         nn.init.normal_(linear.weight, std=fan_in**-0.5, generator=generator)
         nn.init.zeros_(linear.bias)

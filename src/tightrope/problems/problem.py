@@ -139,13 +139,13 @@ class Chebyshev(ProblemConfig, frozen=True, tag="chebyshev"):
             default = torch.get_default_dtype()
             torch.set_default_dtype(torch.float64)
             try:
-                model = nn.Sequential(nn.Linear(1, self.width), nn.Tanh(), nn.Linear(self.width, 1, bias=False))
-                nn.init.xavier_normal_(model[0].weight, gain=1.9)
-                nn.init.zeros_(model[0].bias)
-                nn.init.xavier_normal_(model[2].weight)
+                first, second = nn.Linear(1, self.width), nn.Linear(self.width, 1, bias=False)
+                nn.init.xavier_normal_(first.weight, gain=1.9)
+                nn.init.zeros_(first.bias)
+                nn.init.xavier_normal_(second.weight)
             finally:
                 torch.set_default_dtype(default)
-        return model
+        return nn.Sequential(first, nn.Tanh(), second)
 
 
 class Quadratic(ProblemConfig, frozen=True, tag="quadratic"):

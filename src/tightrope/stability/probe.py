@@ -70,9 +70,7 @@ class Probe:
         self._warm_sharpness: Tensor | None = None
         self._last_ratio: float | None = None
 
-    def measure(
-        self, optimizer: torch.optim.Optimizer | Frozen, batch: Any, *, w: Tensor | None = None
-    ) -> Measurement:
+    def measure(self, optimizer: torch.optim.Optimizer | Frozen, batch: Any, *, w: Tensor | None = None) -> Measurement:
         """Measure the loss on `batch` against the optimizer's frozen method.
 
         Args:
@@ -94,6 +92,11 @@ class Probe:
             measurement = self._measured(frozen, H, began)
         self.num_measurements += 1
         return measurement
+
+    @property
+    def top_direction(self) -> Tensor | None:
+        """(p,) unit top eigenvector of the last measurement, in coordinates scaled by D^-1/2; None without one."""
+        return None if self._warm_ratio is None else self._warm_ratio[:, 0]
 
     def _matching(self, frozen: Frozen) -> list[Tensor]:
         params = list(frozen.parameters if self.params is None else self.params)

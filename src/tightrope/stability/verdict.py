@@ -10,7 +10,9 @@ import numpy as np
 
 from .measurement import Measurement
 
-EDGE_BAND = (0.9, 1.1)
+EDGE_BAND = (0.9, 1.2)
+"""Ratios called "at the edge": healthy runs without heavy ball momentum hover a little above 1, not below it
+(Cohen et al. 2022, Appendix C)."""
 NUM_EARLY_STEPS = 10
 """Steps during which an adaptive ratio means nothing: P is still near its floor on many coordinates."""
 
@@ -106,12 +108,13 @@ def run_verdict(
         is_adaptive: Leave out the first steps, while the preconditioner fills up.
         is_diverged: The run ended because its loss left all bounds.
     """
+    seen = [(step, m) for step, m in zip(steps, measurements, strict=True) if m.has_ratio]
     if is_diverged:
-        return RunVerdict("unstable", f"{method} diverged.")
-    late = [
-        (step, m) for step, m in zip(steps, measurements, strict=True)
-        if m.has_ratio and (step > NUM_EARLY_STEPS or not is_adaptive)
-    ]
+        last = f"; the last ratio measured is {seen[-1][1].ratio:.3g}, at step {seen[-1][0]}" if seen else ""
+        return RunVerdict("unstable", f"{method} diverged{last}.")
+    if not seen:
+        return RunVerdict("undecided", f"{method} was not measured.")
+    late = [(step, m) for step, m in seen if step > NUM_EARLY_STEPS or not is_adaptive]
     if not late:
         return RunVerdict("too early to say", f"{method} has no measurement past its first {NUM_EARLY_STEPS} steps.")
     first_step = next((step for step, m in late if m.ratio >= EDGE_BAND[0]), None)
@@ -143,6 +146,4 @@ def _plateau_verdict(method: str, first_step: int, late: list[tuple[int, Measure
         "unstable": f"{method} is beyond its edge since step {first_step}: {numbers}.",
         "undecided": f"{method} came near its edge at step {first_step}, on the border of a band: {numbers}.",
     }[name]
-    return RunVerdict(
-        name, words, first_step, plateau[0][0], last_step, median, low, high, residual, len(plateau)
-    )
+    return RunVerdict(name, words, first_step, plateau[0][0], last_step, median, low, high, residual, len(plateau))

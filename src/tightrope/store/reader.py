@@ -66,7 +66,7 @@ def read_run(path: str | Path) -> RunRecord:
         raise StoreError(f"read_run: {path / CONFIG} must be TOML; {error}.") from error
     by_type: dict[str, list[dict[str, Any]]] = {}
     for event in _events(path, lines):
-        by_type.setdefault(event.pop("type", "unknown"), []).append(event)
+        by_type.setdefault(event.pop("type"), []).append(event)
     return RunRecord(
         path=path,
         config=config,
@@ -91,17 +91,19 @@ def _events(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:
             return  # what follows the last newline is empty, or torn
         try:
             event = json.loads(line)
-        except json.JSONDecodeError as error:
+        except json.JSONDecodeError:
+            event = None
+        if not isinstance(event, dict) or "type" not in event:
             raise StoreError(
-                f"read_run: line {number + 1} of {path / EVENTS} must be JSON; {error.msg}. The lines around it "
-                "are intact: delete that one to read the rest."
-            ) from error
+                f"read_run: line {number + 1} of {path / EVENTS} must be a JSON object with a type; got "
+                f"{line[:40]!r}. The lines around it are intact: delete that one to read the rest."
+            )
         yield event
 
 
 def _columns(events: list[dict[str, Any]], numeric: tuple[Column, ...]) -> dict[str, np.ndarray]:
     columns = {
-        column.name: np.array([_number(event.get(column.name)) for event in events], dtype=np.float64)
+        column.name: np.array([_number(column.name, event.get(column.name)) for event in events], dtype=np.float64)
         for column in numeric
     }
     for name in {name for event in events for name in event} - set(columns):
@@ -111,5 +113,8 @@ def _columns(events: list[dict[str, Any]], numeric: tuple[Column, ...]) -> dict[
     return columns
 
 
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+def _number(name: str, value: Any) -> float:
+    try:
+        return float("nan") if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"read_run: {name} must be a number, or the text of one; got {value!r}.") from error

@@ -1,6 +1,6 @@
 """The lab: a run as one value, and the loop that carries it out."""
 
-from .config import MeasureConfig, RunConfig, StopConfig, from_mapping, load, override
+from .config import MeasureConfig, RunConfig, StopConfig, from_mapping, load, override, recipe_from
 from .loop import Progress, new_path, run
 from .presets import PRESETS, preset
 
@@ -11,6 +11,7 @@ __all__ = [
     "load",
     "override",
     "from_mapping",
+    "recipe_from",
     "PRESETS",
     "preset",
     "Progress",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 import tomli_w
 
 from tightrope.errors import ConfigError, did_you_mean
-from tightrope.optim import RECIPES, AnyRecipe
+from tightrope.optim import RECIPES, AnyRecipe, Recipe
 from tightrope.problems import PROBLEMS, AnyProblem
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -82,9 +83,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if not 0 < self.method.lr < math.inf:
             raise ConfigError(f"method.lr: must be positive and finite; got {self.method.lr}.")
         if not 0 <= self.method.weight_decay < math.inf:
-            raise ConfigError(
-                f"method.weight_decay: must be finite and at least 0; got {self.method.weight_decay}."
-            )
+            raise ConfigError(f"method.weight_decay: must be finite and at least 0; got {self.method.weight_decay}.")
         if not self.measure.rtol > 0:
             raise ConfigError(f"measure.rtol: must be positive; got {self.measure.rtol}.")
         if not self.stop.divergence > 1:
@@ -121,7 +120,21 @@ def from_mapping(mapping: Mapping[str, Any]) -> RunConfig:
     try:
         return msgspec.convert(mapping, RunConfig)
     except msgspec.ValidationError as error:
+        # msgspec wraps what a rule's own check raised; that message already says it all.
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
         raise ConfigError(_explain(str(error), mapping)) from error
+
+
+def recipe_from(name: str, options: Mapping[str, Any]) -> Recipe:
+    """A method from its name and hyperparameters, numbers or their text; without an `lr` it is 1.
+
+    Raises:
+        ConfigError: as `from_mapping`.
+    """
+    table = {key: _value(value) if isinstance(value, str) else value for key, value in options.items()}
+    run = {"problem": {"name": "quadratic"}, "method": {"name": name, "lr": 1.0, **table}}
+    return from_mapping(run).method
 
 
 def override(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
@@ -132,7 +145,7 @@ def override(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict[str, A
     Raises:
         ConfigError: a setting is not `key=value`, or its key is in no table, or in several.
     """
-    result = msgspec.to_builtins(mapping)
+    result: dict[str, Any] = msgspec.to_builtins(mapping)
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator or not key:
@@ -180,6 +193,8 @@ def _table_type(name: str, mapping: Mapping[str, Any]) -> type[msgspec.Struct] |
         return None
     kinds, table = named[name], mapping.get(name, {})
     kind = table.get("name") if isinstance(table, Mapping) else table
+    if kind is None:
+        raise ConfigError(f"{name}.name: must be given. Known: {', '.join(sorted(kinds))}.")
     if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"{name}.name: '{kind}' is not known. {did_you_mean(str(kind), kinds)}")
     return kinds[kind]
@@ -226,6 +241,11 @@ def _is_below_a_rule(key: str, paths: Iterable[str]) -> bool:
 
 
 def _value(text: str) -> Any:
+    """The text read as TOML, and as it is where it is none; TOML has no `1.`, `.5` or `True`, people do."""
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE) and not text.isdigit():
+        return float(text)
+    if text in ("True", "False"):
+        return text == "True"
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from tightrope.errors import ConfigError
-from tightrope.optim import Identity
 from tightrope.problems import Batch, Problem
-from tightrope.stability import Measurement, Probe, run_verdict, verdict
+from tightrope.stability import Measurement, Probe, RunVerdict, run_verdict, verdict
 from tightrope.store import RunRecord, RunWriter, read_run
 
 from .config import RunConfig
@@ -115,7 +114,7 @@ class _Instrument:
     def __init__(self, config: RunConfig, problem: Problem, writer: RunWriter) -> None:
         self.config, self.writer = config.measure, writer
         self.method = config.method.label
-        self.is_adaptive = not isinstance(config.method.preconditioner, Identity)
+        self.is_adaptive = config.method.preconditioner.is_adaptive
         self.batch = problem.first(config.measure.num_examples)
         self.seconds = 0.0
         self.steps: list[int] = []
@@ -146,7 +145,7 @@ class _Instrument:
         self.seconds += time.process_time() - began
         return measurement, said.name
 
-    def run_verdict(self, is_diverged: bool):
+    def run_verdict(self, is_diverged: bool) -> RunVerdict:
         return run_verdict(
             self.method, self.steps, self.measurements, is_adaptive=self.is_adaptive, is_diverged=is_diverged
         )

@@ -16,10 +16,10 @@ _CHEBYSHEV: dict[str, Any] = {
 _ADAM: dict[str, Any] = {"name": "adam", "eps": 1e-7, "bias_correction": False}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {**_DIGITS, "method": {**_ADAM, "lr": 1e-3}},
+    "demo": {**_DIGITS, "num_steps": 1200, "method": {**_ADAM, "lr": 2e-4, "beta2": 0.99}},
     "digits-adam": {**_DIGITS, "method": {**_ADAM, "lr": 4e-4}},
     "digits-rmsprop": {**_DIGITS, "method": {"name": "rmsprop", "lr": 1e-4, "eps": 1e-7}},
-    "digits-gd": {**_DIGITS, "method": {"name": "gd", "lr": 0.1}},
+    "digits-gd": {**_DIGITS, "method": {"name": "gd", "lr": 0.02}},
     "chebyshev-gd": {**_CHEBYSHEV, "method": {"name": "gd", "lr": 0.2}},
     "chebyshev-heavyball": {**_CHEBYSHEV, "method": {"name": "heavyball", "lr": 0.2, "beta1": 0.5}},
     "chebyshev-nesterov": {**_CHEBYSHEV, "method": {"name": "nesterov", "lr": 0.06}},
@@ -64,7 +64,5 @@ def preset(name: str) -> dict[str, Any]:
         ConfigError: there is none of that name.
     """
     if name not in PRESETS:
-        raise ConfigError(
-            f"run: '{name}' is neither a preset nor a .toml file. {did_you_mean(name, PRESETS)}"
-        )
+        raise ConfigError(f"run: '{name}' is neither a preset nor a .toml file. {did_you_mean(name, PRESETS)}")
     return PRESETS[name]

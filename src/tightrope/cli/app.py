@@ -1,0 +1,199 @@
+"""The commands of `tightrope` and what they exit with.
+
+Exit codes: 0 done, 2 bad usage or configuration, 3 a check failed, 4 diverged, 5 could not measure, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+from tightrope.errors import ConfigError, TightropeError
+
+if TYPE_CHECKING:
+    from tightrope.store import RunRecord
+
+USAGE, DIVERGED, UNMEASURED, INTERRUPTED = 2, 4, 5, 130
+COLUMNS = ("run", "method", "lr", "steps", "loss", "outcome", "verdict", "ratio")
+
+app = App(
+    name="tightrope",
+    help="How far a training run is from the edge of stability.",
+    help_format="plaintext",
+    version_flags=["--version"],
+)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run one command; errors are one line on stderr."""
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        code = _fail(f"{_one_line(str(error))} See tightrope --help.")
+    except TightropeError as error:
+        code = _fail(str(error))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.command
+def run(
+    what: str = "demo",
+    /,
+    *,
+    settings: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    out: Path | None = None,
+    report: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Train as a preset or a configuration file says, and measure the way to the edge.
+
+    Args:
+        what: A preset's name, or a .toml file.
+        settings: KEY=VALUE put over it, such as lr=1e-4 or measure.every=20; may be repeated.
+        out: Directory for the run; it must not hold files. Default: a new one below runs/.
+        report: Write the run's report.html into its directory as well.
+    """
+    from tightrope import training
+
+    from .progress import watching
+
+    is_file = what.endswith(".toml") or Path(what).is_file()
+    mapping = training.load(Path(what)) if is_file else training.preset(what)
+    config = training.from_mapping(training.override(mapping, settings or []))
+    path = out or training.new_path(Path("runs"), Path(what).stem if is_file else what)
+    with watching(config.num_steps) as observe:
+        record = training.run(config, out=path, observe=observe)
+    _say(record)
+    if report:
+        _write_report([record], record.path / "report.html")
+    return {"diverged": DIVERGED, "interrupted": INTERRUPTED}.get(record.outcome, 0)
+
+
+@app.command
+def report(*runs: Path, out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("report.html")) -> None:
+    """Write one HTML file that shows one or several runs; it opens from disk, with no network.
+
+    Args:
+        runs: Run directories.
+        out: The file to write.
+    """
+    from tightrope.store import read_run
+
+    if not runs:
+        raise ConfigError("report: name at least one run directory; `tightrope runs` lists them.")
+    _write_report([read_run(path) for path in runs], out)
+
+
+@app.command
+def runs(
+    folder: Path = Path("runs"), /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
+) -> None:
+    """List the runs below a folder with how they ended and what they showed.
+
+    Args:
+        folder: Where to look.
+        as_json: Print one JSON list.
+    """
+    from tightrope.store import find_runs
+
+    if not folder.is_dir():
+        raise ConfigError(f"runs: {folder} must be a folder; there is none. Name one, or make a run first.")
+    rows = [_row(path) for path in find_runs(folder)]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    elif rows:
+        _print_table(rows)
+    else:
+        print(f"No runs below {folder}.")
+
+
+@app.command
+def threshold(method: str, /, **options: str) -> None:
+    """Print the stability threshold of a method: P, F(-1), the threshold, and the growth just beyond it.
+
+    Args:
+        method: Its name, such as gd, heavyball, nesterov, rmsprop, adam, adamw.
+        options: Its hyperparameters, such as --lr 1e-3 --beta1 0.9.
+    """
+    from tightrope.stability import growth_at_ratio
+    from tightrope.training import recipe_from
+
+    recipe = recipe_from(method, {key.replace("-", "_"): value for key, value in options.items()})
+    momentum, lr = recipe.momentum, recipe.lr
+    for name, value in (
+        ("method", recipe.label),
+        ("P", recipe.preconditioner.formula),
+        ("F(-1)", f"{momentum.alternating_gain:.6g}"),
+        ("threshold", f"{recipe.stability_threshold():.6g}   on lambda_1(P^-1 H): (2 - lr wd) / (lr F(-1))"),
+        ("in 1/lr", f"{recipe.stability_threshold() * lr:.6g} / lr"),
+        ("at 1.1x", f"grows {growth_at_ratio(momentum, lr, 1.1, recipe.weight_decay):.4f} times a step"),
+    ):
+        print(f"{name:<10} {value}")
+
+
+def _write_report(records: list[RunRecord], out: Path) -> None:
+    from tightrope.views import write_report
+
+    print(f"Report: {write_report(records, out)}")
+
+
+def _say(record: RunRecord) -> None:
+    ends = {
+        "completed": f"Done after {record.end.get('step')} steps.",
+        "target_loss": f"Target loss reached at step {record.end.get('step')}.",
+        "diverged": f"Diverged at step {record.end.get('step')}; everything up to there is stored.",
+        "interrupted": f"Interrupted at step {record.end.get('step')}; everything up to there is stored.",
+    }
+    print(ends[record.outcome])
+    print(record.verdict["words"])
+    print(f"Run: {record.path}")
+
+
+def _row(path: Path) -> dict[str, Any]:
+    from tightrope.store import read_run
+
+    try:
+        record = read_run(path)
+    except TightropeError as error:
+        return {**dict.fromkeys(COLUMNS), "run": str(path), "outcome": f"unreadable: {error}"}
+    loss = record.steps["loss"]
+    method = record.config.get("method", {})
+    values = (
+        str(path),
+        method.get("name"),
+        method.get("lr"),
+        len(loss),
+        float(loss[-1]) if len(loss) and math.isfinite(loss[-1]) else None,
+        record.outcome,
+        record.verdict.get("name"),
+        record.verdict.get("median"),
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        cells = (f"{value:.4g}" if isinstance(value, float) else str(value or "-") for value in row.values())
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def _fail(message: str) -> int:
+    print(f"tightrope: {message}", file=sys.stderr)
+    return USAGE
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,160 @@
+"""The methods as ten lines of float64 numpy each, and a nonlinear function to run them on.
+
+Legend: w = weights (p,), g = gradient, m = momentum, v = second moment, P = preconditioner, t = step (1, 2, ...).
+Every method takes `grad`, (p,) -> (p,), and returns the weights (num_steps + 1, p) from the start `w` on.
+Hyperparameters may be numbers or vectors (p,), one entry a weight. Weight decay is decoupled unless it says L2.
+"""
+
+import numpy as np
+
+
+def rosenbrock_gradient(w):
+    """Gradient of sum_i 2 (w[i+1] - w[i]^2)^2 + (1 - w[i])^2 / 2, a curved valley that couples all weights."""
+    rise = w[1:] - w[:-1] ** 2
+    g = np.zeros_like(w)
+    g[:-1] = -8 * w[:-1] * rise - (1 - w[:-1])
+    g[1:] += 4 * rise
+    return g
+
+
+def gradient_descent(grad, w, num_steps, *, lr, wd=0.0):
+    path = [w]
+    for _ in range(num_steps):
+        w = w - lr * (grad(w) + wd * w)
+        path.append(w)
+    return np.array(path)
+
+
+def heavy_ball(grad, w, num_steps, *, lr, b, wd=0.0):
+    path, m = [w], 0.0
+    for _ in range(num_steps):
+        m = b * m + grad(w)
+        w = w - lr * (m + wd * w)
+        path.append(w)
+    return np.array(path)
+
+
+def ema_heavy_ball(grad, w, num_steps, *, lr, b, wd=0.0):
+    path, m = [w], 0.0
+    for _ in range(num_steps):
+        m = b * m + (1 - b) * grad(w)
+        w = w - lr * (m + wd * w)
+        path.append(w)
+    return np.array(path)
+
+
+def nesterov(grad, w, num_steps, *, lr, b, wd=0.0):
+    path, m = [w], 0.0
+    for _ in range(num_steps):
+        g = grad(w)
+        m = b * m + g
+        w = w - lr * (b * m + g + wd * w)
+        path.append(w)
+    return np.array(path)
+
+
+def ema_nesterov(grad, w, num_steps, *, lr, b, wd=0.0):
+    path, m = [w], 0.0
+    for _ in range(num_steps):
+        g = grad(w)
+        m = b * m + (1 - b) * g
+        w = w - lr * (b * m + (1 - b) * g + wd * w)
+        path.append(w)
+    return np.array(path)
+
+
+def quasi_hyperbolic(grad, w, num_steps, *, lr, b, c):
+    path, m = [w], 0.0
+    for _ in range(num_steps):
+        g = grad(w)
+        m = b * m + (1 - b) * g
+        w = w - lr * ((1 - c) * g + c * m)
+        path.append(w)
+    return np.array(path)
+
+
+def damped_sgd(grad, w, num_steps, *, lr, b, damping, l2=0.0):
+    path, m = [w], 0.0
+    for _ in range(num_steps):
+        m = b * m + (1 - damping) * (grad(w) + l2 * w)
+        w = w - lr * m
+        path.append(w)
+    return np.array(path)
+
+
+def rmsprop(grad, w, num_steps, *, lr, b2, eps, l2=0.0):
+    path, v = [w], 0.0
+    for _ in range(num_steps):
+        g = grad(w) + l2 * w
+        v = b2 * v + (1 - b2) * g**2
+        w = w - lr * g / (np.sqrt(v) + eps)
+        path.append(w)
+    return np.array(path)
+
+
+def rmsprop_eps_inside(grad, w, num_steps, *, lr, b2, eps):
+    path, v = [w], 0.0
+    for _ in range(num_steps):
+        g = grad(w)
+        v = b2 * v + (1 - b2) * g**2
+        w = w - lr * g / np.sqrt(v + eps)
+        path.append(w)
+    return np.array(path)
+
+
+def adam(grad, w, num_steps, *, lr, b1, b2, eps, l2=0.0, wd=0.0):
+    path, m, v = [w], 0.0, 0.0
+    for t in range(1, num_steps + 1):
+        g = grad(w) + l2 * w
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        corrected_m, corrected_v = m / (1 - b1**t), v / (1 - b2**t)
+        w = w - lr * (corrected_m / (np.sqrt(corrected_v) + eps) + wd * w)
+        path.append(w)
+    return np.array(path)
+
+
+def adam_eps_inside(grad, w, num_steps, *, lr, b1, b2, eps):
+    path, m, v = [w], 0.0, 0.0
+    for t in range(1, num_steps + 1):
+        g = grad(w)
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        w = w - lr * (m / (1 - b1**t)) / np.sqrt(v / (1 - b2**t) + eps)
+        path.append(w)
+    return np.array(path)
+
+
+def adam_uncorrected(grad, w, num_steps, *, lr, b1, b2, eps, power=0.5, wd=0.0):
+    path, m, v = [w], 0.0, 0.0
+    for _ in range(num_steps):
+        g = grad(w)
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        w = w - lr * (m / (v**power + eps) + wd * w)
+        path.append(w)
+    return np.array(path)
+
+
+def frozen_adam(grad, w, num_steps, *, lr, b1, b2, eps, last):
+    """Adam whose P is held at that of step `last` from then on."""
+    path, m, v = [w], 0.0, 0.0
+    for t in range(1, num_steps + 1):
+        g = grad(w)
+        m = b1 * m + (1 - b1) * g
+        if t <= last:
+            v = b2 * v + (1 - b2) * g**2
+            P = (1 - b1**t) * (np.sqrt(v / (1 - b2**t)) + eps)
+        w = w - lr * m / P
+        path.append(w)
+    return np.array(path)
+
+
+def preconditioned_ema_heavy_ball(grad, w, num_steps, *, lr, b, P, wd=0.0):
+    """P is a matrix (p, p)."""
+    path, m = [w], np.zeros_like(w)
+    for _ in range(num_steps):
+        m = b * m + (1 - b) * grad(w)
+        w = w - lr * (np.linalg.solve(P, m) + wd * w)
+        path.append(w)
+    return np.array(path)

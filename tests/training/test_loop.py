@@ -1,0 +1,178 @@
+"""The loop: what it trains, what it stores, and how it ends."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import tightrope as tr
+from tightrope.optim import RECIPES
+from tightrope.problems import Chebyshev, Digits, Quadratic
+from tightrope.training import MeasureConfig, RunConfig, StopConfig
+
+
+def quadratic(lr, curvatures=(1.0,), start=(1.0,), **more):
+    settings = {"method": RECIPES["gd"](lr=lr), "num_steps": 40, "dtype": "float64", **more}
+    return RunConfig(problem=Quadratic(curvatures=curvatures, start=start), **settings)
+
+
+def small_digits(**more):
+    settings = {"method": RECIPES["adam"](lr=1e-3), "num_steps": 12, "measure": MeasureConfig(every=5), **more}
+    return RunConfig(problem=Digits(hidden=(8,), num_examples=60), **settings)
+
+
+def test_gradient_descent_on_a_quadratic_is_the_closed_form(tmp_path):
+    record = tr.run(quadratic(0.3, curvatures=(2.0, 1.0), start=(1.0, -2.0)), out=tmp_path / "run")
+    t = np.arange(40)
+    expected = (2 * (0.4**t) ** 2 + (-2 * 0.7**t) ** 2) / 2
+    np.testing.assert_allclose(record.steps["loss"], expected, rtol=1e-12)
+    np.testing.assert_allclose(record.measurements["ratio"], 0.3, rtol=1e-9)
+    assert record.outcome == "completed"
+
+
+def test_the_lecture_example_takes_the_steps_of_the_lecture(tmp_path):
+    record = tr.run(quadratic(0.1, curvatures=(10.0, 1.0), start=(1.0, 10.0), num_steps=2), out=tmp_path / "run")
+    np.testing.assert_allclose(record.steps["grad_norm"], [math.hypot(10, 10), 9.0], rtol=1e-12)
+
+
+def test_the_lab_trains_as_torch_does(tmp_path):
+    config = small_digits(method=RECIPES["adam"](lr=1e-3), dtype="float64", num_steps=30)
+    record = tr.run(config, out=tmp_path / "run")
+    problem = config.problem.build(0, torch.float64)
+    optimizer = torch.optim.Adam(problem.model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(30):
+        problem.gradient.zero_()
+        loss = problem.loss_fn(problem.model, problem.batch)
+        loss.backward()
+        losses.append(loss.item())
+        optimizer.step()
+    np.testing.assert_allclose(record.steps["loss"], losses, rtol=1e-10)
+
+
+def test_the_same_configuration_gives_the_same_run(tmp_path):
+    config = small_digits(batch_size=16)
+    first, second = (tr.run(config, out=tmp_path / name) for name in "ab")
+    np.testing.assert_array_equal(first.steps["loss"], second.steps["loss"])
+    np.testing.assert_array_equal(first.measurements["ratio"], second.measurements["ratio"])
+    other = tr.run(small_digits(batch_size=16, seed=1), out=tmp_path / "c")
+    assert not np.array_equal(first.steps["loss"], other.steps["loss"])
+
+
+def test_measuring_does_not_change_training(tmp_path):
+    measured = tr.run(small_digits(measure=MeasureConfig(every=1)), out=tmp_path / "a")
+    blind = tr.run(small_digits(measure=MeasureConfig(every=0)), out=tmp_path / "b")
+    np.testing.assert_array_equal(measured.steps["loss"], blind.steps["loss"])
+    assert len(blind.measurements["step"]) == 0
+    assert blind.verdict["words"] == "Adam was not measured."
+
+
+def test_a_run_does_not_touch_the_global_random_state(tmp_path):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    tr.run(small_digits(), out=tmp_path / "a")
+    tr.run(RunConfig(problem=Chebyshev(), method=RECIPES["gd"](lr=0.1), num_steps=2), out=tmp_path / "b")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_steps_measured_are_the_first_the_cadence_and_the_last(tmp_path):
+    record = tr.run(small_digits(), out=tmp_path / "run")
+    np.testing.assert_array_equal(record.measurements["step"], [1, 5, 10, 12])
+    np.testing.assert_array_equal(record.steps["step"], np.arange(1, 13))
+
+
+def test_minibatches_cover_each_epoch_once_in_a_new_order(tmp_path):
+    # Four examples with curvatures 1, 2, 4, 8 and batches of one: each loss names its example.
+    class Rows:
+        num_examples = 4
+        rows = staticmethod(lambda index: index.tolist())
+
+    from tightrope.training.loop import _batches
+
+    batches = _batches(Rows(), small_digits(batch_size=1))
+    epochs = [[next(batches)[0] for _ in range(4)] for _ in range(6)]
+    assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_a_run_above_the_threshold_ends_as_diverged_with_everything_stored(tmp_path):
+    record = tr.run(quadratic(2.5, num_steps=500), out=tmp_path / "run")
+    assert record.outcome == "diverged"
+    assert record.verdict["name"] == "unstable"
+    assert record.steps["loss"][-1] > 1e6 * record.steps["loss"][0]
+    assert len(record.steps["step"]) == record.end["step"] < 500
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(tmp_path, bad):
+    record = tr.run(quadratic(0.1, curvatures=(bad,)), out=tmp_path / "run")
+    assert record.outcome == "diverged"
+    assert not np.isfinite(record.steps["loss"][0])
+
+
+def test_a_target_loss_ends_the_run(tmp_path):
+    record = tr.run(quadratic(0.5, stop=StopConfig(loss=0.01)), out=tmp_path / "run")
+    assert record.outcome == "target_loss"
+    assert record.steps["loss"][-1] <= 0.01 < record.steps["loss"][-2]
+    assert record.measurements["step"][-1] == record.steps["step"][-1]
+
+
+def test_an_interrupt_ends_the_run_cleanly(tmp_path):
+    def press(progress):
+        if progress.step == 7:
+            raise KeyboardInterrupt
+
+    record = tr.run(quadratic(0.1), out=tmp_path / "run", observe=press)
+    assert record.outcome == "interrupted"
+    assert record.end["step"] == 7
+    assert len(record.steps["step"]) == 7
+    assert record.verdict
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(tr.errors.ConfigError, match="at most the 60 examples; got 61"):
+        tr.run(small_digits(batch_size=61), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_path_gets_a_new_one_each_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [tr.run(quadratic(0.1, num_steps=1)).path for _ in range(3)]
+    assert [path.name for path in paths] == ["quadratic-gd", "quadratic-gd-2", "quadratic-gd-3"]
+
+
+def test_the_start_event_says_what_the_run_was_made_with(tmp_path):
+    start = tr.run(small_digits(), out=tmp_path / "run").start
+    assert start["versions"]["torch"] == torch.__version__
+    assert start["threshold"] == pytest.approx(38e3)
+    assert start["num_parameters"] == 64 * 8 + 8 + 80 + 10
+    assert start["num_examples"] == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gd", {"lr": 0.2}),
+        ("heavyball", {"lr": 0.2, "beta1": 0.5}),
+        ("nesterov", {"lr": 0.06}),
+        ("rmsprop", {"lr": 1e-3}),
+        ("adam", {"lr": 1e-3}),
+        ("adamw", {"lr": 1e-3}),
+        ("custom", {"lr": 0.1}),
+    ],
+)
+def test_every_method_trains_and_is_measured(tmp_path, name, options):
+    config = RunConfig(
+        problem=Chebyshev(width=10),
+        method=RECIPES[name](**options),
+        num_steps=30,
+        dtype="float64",
+        measure=MeasureConfig(every=10),
+    )
+    record = tr.run(config, out=tmp_path / "run")
+    assert record.steps["loss"][-1] < record.steps["loss"][0]
+    assert np.isfinite(record.measurements["ratio"]).all()
+    assert record.measurements["threshold"] == pytest.approx(config.method.stability_threshold())
