@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .errors import ShapeError
+from tightrope.errors import ShapeError
 
 
 @dataclass(frozen=True)

@@ -59,16 +59,17 @@ def run(
         out: Directory for the run; it must not hold files. Default: a new one below runs/.
         report: Write the run's report.html into its directory as well.
     """
-    from tightrope import training
+    from tightrope.training import from_mapping, load, new_path, override, preset
+    from tightrope.training import run as train
 
     from .progress import watching
 
     is_file = what.endswith(".toml") or Path(what).is_file()
-    mapping = training.load(Path(what)) if is_file else training.preset(what)
-    config = training.from_mapping(training.override(mapping, settings or []))
-    path = out or training.new_path(Path("runs"), Path(what).stem if is_file else what)
+    mapping = load(Path(what)) if is_file else preset(what)
+    config = from_mapping(override(mapping, settings or []))
+    path = out or new_path(Path("runs"), Path(what).stem if is_file else what)
     with watching(config.num_steps) as observe:
-        record = training.run(config, out=path, observe=observe)
+        record = train(config, out=path, observe=observe)
     _say(record)
     if report:
         _write_report([record], record.path / "report.html")

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tightrope.curvature import EigenResult, Hessian, Scaled, SymmetricOperator, top_eigenvalues
-from tightrope.curvature.products import LossFn
+from tightrope.curvature import EigenResult, Hessian, LossFn, Scaled, SymmetricOperator, top_eigenvalues
 from tightrope.errors import ShapeError
 from tightrope.optim import Frozen, freeze
 from tightrope.parameters import weights_at
