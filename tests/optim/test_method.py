@@ -1,5 +1,6 @@
 """GradientMethod follows the float64 reference trajectories and torch's own optimizers, and is one itself."""
 
+import contextlib
 import copy
 import io
 import itertools
@@ -461,10 +462,10 @@ def test_a_one_cycle_schedule_of_the_rate_alone_drives_it():
     np.testing.assert_allclose(*paths, rtol=0, atol=1e-12)
 
 
-def test_a_schedule_that_puts_a_number_in_place_of_the_momentum_rule_is_a_config_error():
+def test_a_schedule_that_puts_a_number_in_place_of_the_momentum_rule_is_refused():
     groups = small()
     optimizer = HeavyBall(groups[0], 0.01)
-    with pytest.raises(ConfigError, match="momentum"):
+    with pytest.raises(ValueError, match="momentum"):
         run(optimizer, groups, 2, TORCH.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=9, cycle_momentum=True))
 
 
@@ -604,6 +605,18 @@ def test_a_preconditioner_that_is_not_there_yet_cannot_be_frozen(make):
     optimizer = make(groups[0])
     with pytest.raises(ConfigError, match="step"):
         optimizer.freeze_preconditioner()
+
+
+def test_a_parameter_that_first_steps_after_the_freeze_never_becomes_nan():
+    (first,), (second,) = small()[0], small()[0]
+    optimizer = Adam([first, second])
+    first.grad = torch.ones_like(first)
+    optimizer.step()
+    optimizer.freeze_preconditioner()
+    second.grad = torch.ones_like(second)
+    with contextlib.suppress(ConfigError):
+        optimizer.step()
+    assert second.isfinite().all()
 
 
 @pytest.mark.parametrize("make", [MAKERS["GD"], MAKERS["FixedDiagonal"], MAKERS["FixedDense"]])

@@ -328,6 +328,12 @@ def test_without_decay_every_momentum_rule_is_the_plain_gradient(rule):
     assert rule.alternating_gain == 1
 
 
+def test_with_a_discount_of_zero_the_average_is_not_heard():
+    rule = Momentum(beta=0.9, discount=0.0, gain=2.0)
+    assert torch.equal(rule.direction(torch.full((3,), 7.0, dtype=torch.float64), GRADIENTS[0]), 2 * GRADIENTS[0])
+    assert rule.alternating_gain == pytest.approx(2, rel=1e-15)
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("make", [heavy_ball, nesterov])
 def test_the_standard_form_is_the_averaged_form_with_a_gain(make, beta):

@@ -13,7 +13,7 @@ from .bounds import probabilistic_upper
 from .operators import SymmetricOperator
 from .ritz import RitzSpace
 
-GUARD_SHARE = 0.1
+GUARD_SHARE = 0.3
 """Length of the random guard beside the unit companion vector it is blended into."""
 
 
@@ -62,8 +62,9 @@ def top_eigenvalues(
     """Largest k eigenvalues of a symmetric operator, each with a residual, bounds and what they prove.
 
     From cold, k seeded random vectors span a growing block Krylov space (block Lanczos with full
-    reorthogonalisation). Warm, the space starts from `start` and a random guard, and grows by the residuals of
-    the wanted pairs that have not converged; with a `warm_start` the guard costs no product of its own.
+    reorthogonalisation). Warm, the space starts from `start` and a random guard, grows by one power step of the
+    guard, which in practice finds an eigenvalue that has overtaken the former ones, and then by the residuals of
+    the wanted pairs that have not converged.
 
     Args:
         operator: Symmetric, (p, p). Never materialised.
@@ -90,72 +91,100 @@ def top_eigenvalues(
     _check(operator, k, start, max_products)
     space = RitzSpace(operator, max_products)
     generator = torch.Generator().manual_seed(seed)
-    block = _first_block(operator, k, start, generator)
-    num_rounds = 0
+    if start is None:
+        return _from_cold(space, k, rtol, generator, confidence, bound_rtol)
+    return _from_warm(space, k, rtol, generator, start.to(operator.device, operator.dtype))
+
+
+def _from_cold(
+    space: RitzSpace, k: int, rtol: float, generator: torch.Generator, confidence: float, bound_rtol: float | None
+) -> EigenResult:
+    """Block Lanczos: the space is the Krylov space of k random vectors, so bounds on random starts hold."""
+    block, num_rounds = _random(space.operator, k, generator), 0
+    while True:
+        is_closed = space.extend(block) == 0
+        if not space.is_finite:
+            return _not_finite(space, k)
+        num_rounds += not is_closed
+        look = _Look(space, k, rtol)
+        # A Krylov space that closed on itself holds the top eigenvector with probability 1.
+        upper = look.nearest if is_closed or space.is_whole else look.upper(num_rounds, confidence)
+        is_bounded = bound_rtol is None or upper - look.nearest <= bound_rtol * abs(look.nearest)
+        if (look.is_converged and is_bounded) or is_closed or space.is_exhausted:
+            status = "max_products" if not look.is_converged else "converged" if is_bounded else "bound_not_reached"
+            return look.result(upper, "exact" if space.is_whole else "probabilistic", status, confidence)
+        block = space.last_products()
+
+
+def _from_warm(space: RitzSpace, k: int, rtol: float, generator: torch.Generator, start: Tensor) -> EigenResult:
+    """Rayleigh-Ritz from earlier vectors, grown by the power step of the guard and by residuals."""
+    space.extend(_guarded(space.operator, k, start, generator))
+    guard_product = space.last_products()[:, -1:]
+    look = _Look(space, k, rtol) if space.is_finite else None
+    block = guard_product if look is None else torch.cat([look.unconverged_residuals, guard_product], dim=1)
     while True:
         num_added = space.extend(block)
         if not space.is_finite:
             return _not_finite(space, k)
-        num_rounds += num_added > 0
-        theta, vectors, R = space.ritz(k + 1)
-        norms = operator.inner(R, R).diagonal()[:k].double().clamp(min=0).sqrt().cpu()
-        unconverged = norms > (rtol * theta[:k].abs()).clamp(min=space.rounding)
-        residuals = norms + space.rounding
-        upper, upper_kind = _upper(space, theta, residuals, num_added, num_rounds, start is None, confidence)
-        is_bounded = start is not None or bound_rtol is None or upper - theta[0] <= bound_rtol * theta[0].abs()
-        is_stuck = start is None and num_added == 0
-        if space.is_exhausted or is_stuck or (is_bounded and not unconverged.any()):
-            break
-        if start is None:
-            block = space.last_products()
-        else:
-            block = R[:, :k][:, unconverged] if num_added else _random(operator, 1, generator)
-    status = "max_products" if unconverged.any() else "converged" if is_bounded else "bound_not_reached"
-    return EigenResult(
-        values=theta[:k].to(vectors),
-        lower=(theta[:k] - space.rounding).to(vectors),
-        upper=upper,
-        upper_kind=upper_kind,
-        confidence=confidence if upper_kind == "probabilistic" else None,
-        residuals=residuals.to(vectors),
-        vectors=vectors[:, :k],
-        warm_start=vectors,
-        num_products=space.num_products,
-        status=status,
-    )
+        look = _Look(space, k, rtol)
+        if look.is_converged or space.is_exhausted:
+            status = "converged" if look.is_converged else "max_products"
+            return look.result(look.nearest, "exact" if space.is_whole else "residual", status, None)
+        block = look.unconverged_residuals if num_added else _random(space.operator, 1, generator)
 
 
-def _upper(
-    space: RitzSpace,
-    theta: Tensor,
-    residuals: Tensor,
-    num_added: int,
-    num_rounds: int,
-    is_cold: bool,
-    confidence: float,
-) -> tuple[float, str]:
-    nearest = float(theta[0] + residuals[0])
-    if space.is_whole:
-        return nearest, "exact"
-    if not is_cold:
-        return nearest, "residual"
-    if num_added == 0:
-        # The Krylov space closed on itself: with probability 1 it holds the top eigenvector.
-        return nearest, "probabilistic"
-    bound = probabilistic_upper(space.operator.size, num_rounds, float(theta[0]), float(theta[-1]), confidence)
-    return bound + space.rounding, "probabilistic"
+class _Look:
+    """The Ritz pairs of a space at one moment, judged."""
+
+    def __init__(self, space: RitzSpace, k: int, rtol: float) -> None:
+        self.space, self.k = space, k
+        self.theta, self.vectors, self.R = space.ritz(k + 1)
+        norms = space.operator.inner(self.R, self.R).diagonal()[:k].double().clamp(min=0).sqrt().cpu()
+        self.residuals = norms + space.rounding
+        self.unconverged = norms > (rtol * self.theta[:k].abs()).clamp(min=space.rounding)
+
+    @property
+    def is_converged(self) -> bool:
+        return not bool(self.unconverged.any())
+
+    @property
+    def unconverged_residuals(self) -> Tensor:
+        """(p, j) of the wanted pairs that have not converged."""
+        return self.R[:, : self.k][:, self.unconverged]
+
+    @property
+    def nearest(self) -> float:
+        """The top value and its residual: an eigenvalue lies at or below it and at or above the value less it."""
+        return float(self.theta[0] + self.residuals[0])
+
+    def upper(self, num_rounds: int, confidence: float) -> float:
+        """Upper bound over the random start of a Krylov space of that many rounds."""
+        p, theta = self.space.operator.size, self.theta
+        bound = probabilistic_upper(p, num_rounds, float(theta[0]), float(theta[-1]), confidence)
+        return bound + self.space.rounding
+
+    def result(self, upper: float, upper_kind: str, status: str, confidence: float | None) -> EigenResult:
+        theta, vectors = self.theta[: self.k], self.vectors
+        return EigenResult(
+            values=theta.to(vectors),
+            lower=(theta - self.space.rounding).to(vectors),
+            upper=upper,
+            upper_kind=upper_kind,
+            confidence=confidence if upper_kind == "probabilistic" else None,
+            residuals=self.residuals.to(vectors),
+            vectors=vectors[:, : self.k],
+            warm_start=vectors,
+            num_products=self.space.num_products,
+            status=status,
+        )
 
 
-def _first_block(operator: SymmetricOperator, k: int, start: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Random from cold. Warm, the start and a random guard: blended into the first vector beyond the wanted k,
-    which then gathers what the guards of successive calls find, or beside them where there is none.
+def _guarded(operator: SymmetricOperator, k: int, start: Tensor, generator: torch.Generator) -> Tensor:
+    """The start and, as last column, a random guard: blended into the first vector beyond the wanted k, which then
+    gathers what the guards of successive calls find, or beside them where there is none.
     """
-    if start is None:
-        return _random(operator, k, generator)
-    start = start.to(operator.device, operator.dtype)
-    j = start.shape[1]
-    guard = _random(operator, max(1, k - j), generator)
-    if j <= k:
+    guard = _random(operator, max(1, k - start.shape[1]), generator)
+    if start.shape[1] <= k:
         return torch.cat([start, guard], dim=1)
     length = operator.inner(guard, guard).sqrt()
     return torch.cat([start[:, :k], start[:, k : k + 1] + GUARD_SHARE * guard / length], dim=1)
@@ -169,10 +198,8 @@ def _random(operator: SymmetricOperator, num: int, generator: torch.Generator) -
 
 def _not_finite(space: RitzSpace, k: int) -> EigenResult:
     nan = torch.full((k,), float("nan"), dtype=space.operator.dtype, device=space.operator.device)
-    vectors = torch.zeros(space.operator.size, 0, dtype=nan.dtype, device=nan.device)
-    return EigenResult(
-        nan, nan, float("nan"), "residual", None, nan, vectors, vectors, space.num_products, "not_finite"
-    )
+    none = torch.zeros(space.operator.size, 0, dtype=nan.dtype, device=nan.device)
+    return EigenResult(nan, nan, float("nan"), "residual", None, nan, none, none, space.num_products, "not_finite")
 
 
 def _check(operator: SymmetricOperator, k: int, start: Tensor | None, max_products: int) -> None:
