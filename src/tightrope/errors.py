@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import SupportsFloat
 
 
 class TightropeError(Exception):
@@ -36,3 +37,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}."
+
+
+def check_number(where: str, value: object, is_allowed: Callable[[float], bool], must: str, hint: str = "") -> None:
+    """Raise unless the value is a number and allowed.
+
+    Raises:
+        ConfigError: "WHERE must MUST; got VALUE. HINT"
+    """
+    is_number = isinstance(value, SupportsFloat) and not isinstance(value, bool | str)
+    if not is_number or not is_allowed(float(value)):  # type: ignore[arg-type]
+        raise ConfigError(f"{where} must {must}; got {value!r}. {hint}".rstrip())

@@ -62,7 +62,14 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def write(parameters: Sequence[Tensor], w: Tensor) -> None:
-    """Copy the flat vector w (p,) into the parameters, in place."""
+    """Copy the flat vector w (p,) into the parameters, in place.
+
+    Raises:
+        ShapeError: w is not (p,).
+    """
+    p = sum(q.numel() for q in parameters)
+    if w.shape != (p,):
+        raise ShapeError(f"write: the weights must be ({p},); got {tuple(w.shape)}.")
     for parameter, part in zip(parameters, w.split([q.numel() for q in parameters]), strict=True):
         parameter.copy_(part.view(parameter.shape))
 

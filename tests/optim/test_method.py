@@ -584,7 +584,7 @@ def stepped(rule, *parameters):
 
 @pytest.mark.parametrize("size", [4, 6])
 def test_a_fixed_diagonal_of_the_wrong_length_is_a_shape_error(size):
-    with pytest.raises(ShapeError, match="one entry a parameter"):
+    with pytest.raises(ShapeError, match="one entry a parameter element"):
         stepped(FixedDiagonal(torch.ones(size)), *(torch.nn.Parameter(torch.ones(n)) for n in (2, 3)))
 
 

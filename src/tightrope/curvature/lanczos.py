@@ -33,7 +33,8 @@ class EigenResult:
         vectors: (p, k) Ritz vectors, orthonormal.
         warm_start: (p, k + 1) or fewer: the vectors and the next one, to start the next call from.
         num_products: Products with one vector that were spent.
-        status: "converged", "max_products" or "not_finite".
+        status: "converged", "max_products", "bound_not_reached" (the value converged, the bound asked for did not)
+            or "not_finite".
     """
 
     values: Tensor
@@ -58,13 +59,14 @@ def top_eigenvalues(
     seed: int = 0,
     confidence: float = 0.95,
     bound_rtol: float | None = None,
+    num_guard_steps: int = 1,
 ) -> EigenResult:
     """Largest k eigenvalues of a symmetric operator, each with a residual, bounds and what they prove.
 
     From cold, k seeded random vectors span a growing block Krylov space (block Lanczos with full
     reorthogonalisation). Warm, the space starts from `start` and a random guard, grows by one power step of the
-    guard, which in practice finds an eigenvalue that has overtaken the former ones, and then by the residuals of
-    the wanted pairs that have not converged.
+    guard, which in practice finds an eigenvalue that has overtaken the former ones, and by the residuals of the
+    wanted pairs that have not converged.
 
     Args:
         operator: Symmetric, (p, p). Never materialised.
@@ -75,6 +77,8 @@ def top_eigenvalues(
         seed: Of the random vectors; the result is a function of the arguments alone.
         confidence: Of the probabilistic upper bound.
         bound_rtol: From cold, go on until the upper bound is within bound_rtol * |eigenvalue| as well.
+        num_guard_steps: Warm, rounds at the least; each costs a product and makes it less likely that a mode which
+            rose unseen out of the bulk is missed.
     Returns:
         EigenResult; eigenvalues (k,) descending, same unit as the operator (P^-1 H: 1 / lr).
     Raises:
@@ -93,7 +97,8 @@ def top_eigenvalues(
     generator = torch.Generator().manual_seed(seed)
     if start is None:
         return _from_cold(space, k, rtol, generator, confidence, bound_rtol)
-    return _from_warm(space, k, rtol, generator, start.to(operator.device, operator.dtype))
+    start = start.to(operator.device, operator.dtype)
+    return _from_warm(space, k, rtol, generator, start[:, start.isfinite().all(dim=0)], num_guard_steps)
 
 
 def _from_cold(
@@ -102,35 +107,39 @@ def _from_cold(
     """Block Lanczos: the space is the Krylov space of k random vectors, so bounds on random starts hold."""
     block, num_rounds = _random(space.operator, k, generator), 0
     while True:
-        is_closed = space.extend(block) == 0
+        num_rounds = num_rounds + 1 if space.extend(block) else 0
         if not space.is_finite:
             return _not_finite(space, k)
-        num_rounds += not is_closed
         look = _Look(space, k, rtol)
-        # A Krylov space that closed on itself holds the top eigenvector with probability 1.
-        upper = look.nearest if is_closed or space.is_whole else look.upper(num_rounds, confidence)
-        is_bounded = bound_rtol is None or upper - look.nearest <= bound_rtol * abs(look.nearest)
-        if (look.is_converged and is_bounded) or is_closed or space.is_exhausted:
+        upper = look.nearest if space.is_whole else look.upper(num_rounds, confidence)
+        is_bounded = bound_rtol is None or upper - look.top <= bound_rtol * abs(look.top)
+        if (look.is_converged and is_bounded) or space.is_exhausted:
             status = "max_products" if not look.is_converged else "converged" if is_bounded else "bound_not_reached"
             return look.result(upper, "exact" if space.is_whole else "probabilistic", status, confidence)
-        block = space.last_products()
+        # A Krylov space that closed on itself says nothing of directions lost in rounding: start another beside it.
+        block = space.last_products() if num_rounds else _random(space.operator, 1, generator)
 
 
-def _from_warm(space: RitzSpace, k: int, rtol: float, generator: torch.Generator, start: Tensor) -> EigenResult:
-    """Rayleigh-Ritz from earlier vectors, grown by the power step of the guard and by residuals."""
-    space.extend(_guarded(space.operator, k, start, generator))
-    guard_product = space.last_products()[:, -1:]
-    look = _Look(space, k, rtol) if space.is_finite else None
-    block = guard_product if look is None else torch.cat([look.unconverged_residuals, guard_product], dim=1)
-    while True:
-        num_added = space.extend(block)
-        if not space.is_finite:
-            return _not_finite(space, k)
-        look = _Look(space, k, rtol)
-        if look.is_converged or space.is_exhausted:
-            status = "converged" if look.is_converged else "max_products"
+def _from_warm(
+    space: RitzSpace, k: int, rtol: float, generator: torch.Generator, start: Tensor, num_guard_steps: int
+) -> EigenResult:
+    """Rayleigh-Ritz from earlier vectors, grown by the residuals of the wanted pairs and power steps of the guard."""
+    num_added = space.extend(_guarded(space.operator, k, start, generator))
+    num_steps = 0
+    while space.is_finite:
+        look, guard_product = _Look(space, k, rtol), space.last_products()[:, -1:]
+        is_found = look.is_converged and len(look.theta) >= k
+        if (is_found and num_steps >= num_guard_steps) or space.is_exhausted:
+            status = "converged" if is_found else "max_products"
             return look.result(look.nearest, "exact" if space.is_whole else "residual", status, None)
-        block = look.unconverged_residuals if num_added else _random(space.operator, 1, generator)
+        if not num_added or len(look.theta) < k:
+            block = _random(space.operator, 1, generator)
+        elif is_found or not num_steps:
+            block, num_steps = torch.cat([look.unconverged_residuals, guard_product], dim=1), num_steps + 1
+        else:
+            block, num_steps = look.unconverged_residuals, num_steps + 1
+        num_added = space.extend(block)
+    return _not_finite(space, k)
 
 
 class _Look:
@@ -139,7 +148,8 @@ class _Look:
     def __init__(self, space: RitzSpace, k: int, rtol: float) -> None:
         self.space, self.k = space, k
         self.theta, self.vectors, self.R = space.ritz(k + 1)
-        norms = space.operator.inner(self.R, self.R).diagonal()[:k].double().clamp(min=0).sqrt().cpu()
+        R = self.R[:, :k].double()
+        norms = space.operator.inner(R, R).diagonal().sqrt().cpu()
         self.residuals = norms + space.rounding
         self.unconverged = norms > (rtol * self.theta[:k].abs()).clamp(min=space.rounding)
 
@@ -153,14 +163,18 @@ class _Look:
         return self.R[:, : self.k][:, self.unconverged]
 
     @property
+    def top(self) -> float:
+        return float(self.theta[0])
+
+    @property
     def nearest(self) -> float:
-        """The top value and its residual: an eigenvalue lies at or below it and at or above the value less it."""
-        return float(self.theta[0] + self.residuals[0])
+        """The top value plus its residual: an eigenvalue lies within the residual of the value."""
+        return self.top + float(self.residuals[0])
 
     def upper(self, num_rounds: int, confidence: float) -> float:
         """Upper bound over the random start of a Krylov space of that many rounds."""
-        p, theta = self.space.operator.size, self.theta
-        bound = probabilistic_upper(p, num_rounds, float(theta[0]), float(theta[-1]), confidence)
+        p, lowest = self.space.operator.size, float(self.theta[-1])
+        bound = probabilistic_upper(p, num_rounds, self.top, lowest, confidence)
         return bound + self.space.rounding
 
     def result(self, upper: float, upper_kind: str, status: str, confidence: float | None) -> EigenResult:

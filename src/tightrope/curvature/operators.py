@@ -87,6 +87,9 @@ class Scaled(SymmetricOperator):
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
         self.route = operator.route
 
+    def inner(self, U: Tensor, V: Tensor) -> Tensor:
+        return self.operator.inner(U, V)
+
     def apply(self, v: Tensor) -> Tensor:
         if self.half.ndim == 2:
             x = self.half @ v

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tightrope.errors import ShapeError
 from tightrope.parameters import Layout, flatten, trainable
 
-from .observation import observing
+from .observation import hooks_set_aside, observing
 from .operators import SymmetricOperator
 
 LossFn = Callable[[Any, Any], Tensor]
@@ -66,7 +66,7 @@ class Hessian(SymmetricOperator):
         self.loss = 0.0
         self.gradient = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         self._graphs: list[tuple[Tensor, ...]] = []
-        with observing(model):
+        with observing(model), hooks_set_aside(self.params):
             for chunk, weight in _chunks(batch, chunk_size):
                 loss = weight * _checked(loss_fn(model, chunk))
                 g = torch.autograd.grad(loss, self.params, create_graph=True, materialize_grads=True)
@@ -77,19 +77,24 @@ class Hessian(SymmetricOperator):
     def apply(self, v: Tensor) -> Tensor:
         parts = self.layout.split(v.contiguous())
         Hv = torch.zeros_like(v)
-        for g in self._graphs:
-            curved = [(g_i, v_i) for g_i, v_i in zip(g, parts, strict=True) if g_i.requires_grad]
-            if curved:
-                outputs, vectors = zip(*curved, strict=True)
-                products = torch.autograd.grad(outputs, self.params, vectors, retain_graph=True, materialize_grads=True)
-                Hv += flatten(products)
+        with hooks_set_aside(self.params):
+            for g in self._graphs:
+                Hv += self._product(g, parts)
         return Hv
+
+    def _product(self, g: tuple[Tensor, ...], parts: list[Tensor]) -> Tensor | float:
+        """Backward through one chunk's gradient; 0 where it does not depend on the parameters."""
+        curved = [(g_i, v_i) for g_i, v_i in zip(g, parts, strict=True) if g_i.requires_grad]
+        if not curved:
+            return 0.0
+        outputs, vectors = zip(*curved, strict=True)
+        return flatten(torch.autograd.grad(outputs, self.params, vectors, retain_graph=True, materialize_grads=True))
 
 
 def _checked(loss: Any) -> Tensor:
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ShapeError(f"Hessian: loss_fn must return a scalar; got {got}. Average it: loss.mean().")
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+        kind = f"shape {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ShapeError(f"Hessian: loss_fn must return a scalar; got {kind}. Average it: loss.mean().")
     if not loss.requires_grad:
         raise ShapeError(
             "Hessian: the loss must depend on a trainable parameter; got one that depends on none. "
@@ -105,8 +110,7 @@ def _chunks(batch: Any, chunk_size: int | None) -> Iterator[tuple[Any, float]]:
         return
     if chunk_size < 1:
         raise ShapeError(f"Hessian: chunk_size must be at least 1; got {chunk_size}.")
-    tensors = _tensors(batch)
-    lengths = {len(tensor) for tensor in tensors}
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in _tensors(batch)}
     if len(lengths) != 1 or 0 in lengths:
         raise ShapeError(
             "Hessian: to be chunked, a batch must be a tensor, or a tuple, list or dict of tensors with one "
@@ -115,18 +119,24 @@ def _chunks(batch: Any, chunk_size: int | None) -> Iterator[tuple[Any, float]]:
     (n,) = lengths
     for start in range(0, n, chunk_size):
         stop = min(start + chunk_size, n)
-        yield _rows(batch, start, stop), (stop - start) / n
+        yield _rows(batch, slice(start, stop)), (stop - start) / n
 
 
 def _tensors(batch: Any) -> list[Tensor]:
-    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else [batch]
-    return [part for part in parts if isinstance(part, Tensor)]
+    """Every tensor in nested tuples, lists and dicts."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
-def _rows(batch: Any, start: int, stop: int) -> Any:
-    def rows(part: Any) -> Any:
-        return part[start:stop] if isinstance(part, Tensor) else part
-
+def _rows(batch: Any, rows: slice) -> Any:
+    """The batch with every tensor cut to these rows."""
+    if isinstance(batch, Tensor):
+        return batch[rows]
     if isinstance(batch, dict):
-        return {key: rows(part) for key, part in batch.items()}
-    return type(batch)(map(rows, batch)) if isinstance(batch, list | tuple) else rows(batch)
+        return {key: _rows(part, rows) for key, part in batch.items()}
+    if not isinstance(batch, list | tuple):
+        return batch
+    parts = [_rows(part, rows) for part in batch]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)

@@ -99,7 +99,8 @@ class RitzSpace:
         return x
 
     def _norm(self, x: Tensor) -> float:
-        return math.sqrt(float(self.operator.inner(x[:, None], x[:, None])))
+        column = x[:, None].double()  # squares of float32 numbers leave its range
+        return math.sqrt(float(self.operator.inner(column, column)))
 
     def _append(self, v: Tensor) -> None:
         m = self.num_products

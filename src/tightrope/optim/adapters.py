@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tightrope.errors import ConfigError
+
 from .frozen import Frozen, FrozenGroup
 from .method import GradientMethod
 from .momentum import Momentum, heavy_ball
@@ -25,13 +27,18 @@ class Reading:
     """What one parameter group says of itself.
 
     `diagonal` maps a parameter to its P in the parameter's shape (None = identity); `is_ready` says whether a
-    parameter has the state P is read from. Decay is coupled unless `is_decoupled`.
+    parameter has the state an adaptive P is read from, and is None where P is known from the start. Decay is
+    coupled unless `is_decoupled`.
     """
 
     momentum: Momentum
     is_decoupled: bool = False
     diagonal: Callable[[Tensor], Tensor | None] = lambda w: None
-    is_ready: Callable[[Tensor], bool] = lambda w: True
+    is_ready: Callable[[Tensor], bool] | None = None
+
+    def has_state(self, w: Tensor) -> bool:
+        """Whether P is known for a parameter."""
+        return self.is_ready is None or self.is_ready(w)
 
 
 def freeze(optimizer: torch.optim.Optimizer) -> Frozen:
@@ -46,8 +53,12 @@ def freeze(optimizer: torch.optim.Optimizer) -> Frozen:
         20.0
     """
     for kind in type(optimizer).__mro__:
-        if kind.__name__ in READERS:
-            return _assemble(optimizer, READERS[kind.__name__])
+        # A class of the same name from elsewhere may follow another rule.
+        if kind.__name__ in READERS and kind.__module__.split(".")[0] in ("torch", "tightrope"):
+            try:
+                return _assemble(optimizer, READERS[kind.__name__])
+            except ConfigError as error:
+                return _without_method(optimizer, str(error))
     known = ", ".join(sorted(READERS))
     return _without_method(
         optimizer, f"{type(optimizer).__name__} is not an optimizer whose frozen method is known. Known: {known}."
@@ -55,32 +66,31 @@ def freeze(optimizer: torch.optim.Optimizer) -> Frozen:
 
 
 def _assemble(optimizer: torch.optim.Optimizer, read: Callable[[Any, dict[str, Any]], Reading]) -> Frozen:
-    groups: list[FrozenGroup] = []
+    parts = [(read(optimizer, group), group) for group in optimizer.param_groups if _movable(group)]
+    groups = tuple(_describe(group, reading) for reading, group in parts)
+    if any(group.get("maximize", False) for _, group in parts):
+        return _without_method(optimizer, "maximize=True ascends the loss: no stability threshold applies.")
+    if any(group.lr * group.weight_decay >= 2 for group in groups):
+        return _without_method(optimizer, "lr * weight_decay must be below 2: the decay alone diverges.")
+    adaptive = [reading.has_state(w) for reading, group in parts if reading.is_ready for w in _movable(group)]
+    if adaptive and not any(adaptive):
+        return _without_method(optimizer, NOT_STEPPED, "not_stepped", groups)
     P: list[Tensor] = []
     D: list[Tensor] = []
     shift: list[Tensor] = []
-    has_any_state = False
-    for group in optimizer.param_groups:
-        if group.get("maximize", False):
-            return _without_method(optimizer, "maximize=True ascends the loss: no stability threshold applies.")
-        reading = read(optimizer, group)
-        frozen_group = _describe(group, reading)
-        if frozen_group.lr * frozen_group.weight_decay >= 2:
-            return _without_method(optimizer, "lr * weight_decay must be below 2: the decay alone diverges.")
-        groups.append(frozen_group)
+    for frozen_group, (reading, group) in zip(groups, parts, strict=True):
         for w in _movable(group):
-            is_ready = reading.is_ready(w)
-            has_any_state |= is_ready
-            diagonal = _diagonal(reading, w, is_ready)
+            is_known = reading.has_state(w)
+            diagonal = _diagonal(reading, w, is_known)
             P.append(diagonal)
-            D.append(_edge_scaling(frozen_group, diagonal) if is_ready else torch.zeros_like(diagonal))
-            shift.append(torch.full((w.numel(),), frozen_group.coupled_decay, dtype=P[-1].dtype, device=w.device))
-    if not has_any_state:
-        return _without_method(optimizer, NOT_STEPPED, "not_stepped", tuple(groups))
+            D.append(_edge_scaling(frozen_group, diagonal) if is_known else torch.zeros_like(diagonal))
+            shift.append(torch.full((w.numel(),), frozen_group.coupled_decay, dtype=diagonal.dtype, device=w.device))
+    if len(P) > 1 and any(diagonal.ndim == 2 for diagonal in P):
+        return _without_method(optimizer, "a dense preconditioner must be the only group: flatten the model into one.")
     decays = {group.coupled_decay for group in groups}
     return Frozen(
-        parameters=tuple(w for group in optimizer.param_groups for w in _movable(group)),
-        groups=tuple(groups),
+        parameters=tuple(w for _, group in parts for w in _movable(group)),
+        groups=groups,
         P=P[0] if len(P) == 1 else torch.cat(P),
         D=D[0] if len(D) == 1 else torch.cat(D),
         shift=decays.pop() if len(decays) == 1 else torch.cat(shift),
@@ -103,10 +113,10 @@ def _describe(group: dict[str, Any], reading: Reading) -> FrozenGroup:
 
 
 @torch.no_grad()
-def _diagonal(reading: Reading, w: Tensor, is_ready: bool) -> Tensor:
+def _diagonal(reading: Reading, w: Tensor, is_known: bool) -> Tensor:
     """P of one parameter as a vector, at least in float32; ones where it is the identity or not known yet."""
     dtype = torch.promote_types(w.dtype, torch.float32)
-    diagonal = reading.diagonal(w) if is_ready else None
+    diagonal = reading.diagonal(w) if is_known else None
     if diagonal is None:
         return torch.ones(w.numel(), dtype=dtype, device=w.device)
     return diagonal.to(dtype) if diagonal.ndim == 2 and w.ndim == 1 else diagonal.reshape(-1).to(dtype)
@@ -132,7 +142,7 @@ def _read_gradient_method(optimizer: GradientMethod, group: dict[str, Any]) -> R
         momentum=group["momentum"],
         is_decoupled=group["decoupled_weight_decay"],
         diagonal=lambda w: optimizer.preconditioner(group, w),
-        is_ready=lambda w: optimizer.has_preconditioner(group, w),
+        is_ready=(lambda w: bool(optimizer.state.get(w))) if group["preconditioner"].is_adaptive else None,
     )
 
 

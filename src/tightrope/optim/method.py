@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tightrope.errors import ConfigError, ShapeError
+from tightrope.errors import ConfigError, ShapeError, TightropeError, check_number
 
 from .momentum import Momentum, none
-from .preconditioner import Identity, PreconditionerRule
+from .preconditioner import RMS, FixedDense, FixedDiagonal, Identity, PreconditionerRule, State
 
 
 class GradientMethod(torch.optim.Optimizer):
@@ -56,8 +57,19 @@ class GradientMethod(torch.optim.Optimizer):
             "is_preconditioner_frozen": False,
         }
         torch.optim.Optimizer.__init__(self, params, defaults)
-        for group in self.param_groups:
-            _check_group(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group with rules of its own; what it leaves out is the optimizer's.
+
+        Raises:
+            ConfigError, ShapeError: as for the optimizer; the group is not added.
+        """
+        torch.optim.Optimizer.add_param_group(self, param_group)
+        try:
+            _check_group(self.param_groups[-1])
+        except TightropeError:
+            self.param_groups.pop()
+            raise
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -83,11 +95,16 @@ class GradientMethod(torch.optim.Optimizer):
             raise ShapeError("GradientMethod: gradients must be real and dense; got a sparse or complex one.")
         lr, momentum, rule = group["lr"], group["momentum"], group["preconditioner"]
         decay, is_decoupled = group["weight_decay"], group["decoupled_weight_decay"]
+        if not isinstance(momentum, Momentum):
+            raise ConfigError(
+                f"GradientMethod: a group's momentum must stay a Momentum rule; got {momentum!r}. A schedule that "
+                "cycles momentum does not apply: pass it cycle_momentum=False."
+            )
         state = self.state[w] or self._init(group, w)
         if decay and not is_decoupled:
             g = g.add(w, alpha=decay)
         state["step"] += 1
-        if not group["is_preconditioner_frozen"]:
+        if not (group["is_preconditioner_frozen"] and state["preconditioner_step"]):
             state["preconditioner_step"] = state["step"]
             rule.update(state, g)
         d = momentum.direction(state.get("m"), g)
@@ -102,9 +119,8 @@ class GradientMethod(torch.optim.Optimizer):
             w.sub_(torch.cholesky_solve(d.unsqueeze(1), state["cholesky"]).squeeze(1), alpha=lr)
 
     def _init(self, group: dict[str, Any], w: Tensor) -> dict[str, Any]:
-        start = sum(before.numel() for before in itertools.takewhile(lambda other: other is not w, group["params"]))
         state: dict[str, Any] = self.state[w]
-        state.update(group["preconditioner"].init(w, start), step=0, preconditioner_step=0)
+        state.update(_fresh(group, w), step=0, preconditioner_step=0)
         if group["momentum"].needs_state:
             state["m"] = torch.zeros_like(w, memory_format=torch.preserve_format)
         return state
@@ -115,8 +131,8 @@ class GradientMethod(torch.optim.Optimizer):
 
     def preconditioner(self, group: dict[str, Any], w: Tensor) -> Tensor | None:
         """P of the last step for one parameter, momentum's bias correction included; None where P = I."""
-        state = self.state[w] or self._init(group, w)
         rule: PreconditionerRule = group["preconditioner"]
+        state = self.state.get(w) or {**_fresh(group, w), "preconditioner_step": 0}
         t: int = state["preconditioner_step"]
         P = rule.diagonal(state, t)
         if P is None or not rule.is_bias_corrected:
@@ -125,18 +141,38 @@ class GradientMethod(torch.optim.Optimizer):
         return P * (1 - momentum.beta**t)
 
     def freeze_preconditioner(self) -> None:
-        """Hold P at its present value from here on: Adam becomes "frozen Adam" (Cohen et al. 2022, section 4)."""
+        """Hold P at its present value from here on: Adam becomes "frozen Adam" (Cohen et al. 2022, section 4).
+
+        A parameter that has had no gradient yet takes the P of its first one.
+
+        Raises:
+            ConfigError: no step was taken yet, so an adaptive P holds nothing.
+        """
+        for group in self.param_groups:
+            if not any(self.has_preconditioner(group, w) for w in group["params"]):
+                raise ConfigError("freeze_preconditioner: P must have seen a gradient; take a step() first.")
         for group in self.param_groups:
             group["is_preconditioner_frozen"] = True
 
 
+def _fresh(group: dict[str, Any], w: Tensor) -> State:
+    """The rule's state before the first step of a parameter of the group."""
+    before = itertools.takewhile(lambda other: other is not w, group["params"])
+    rule: PreconditionerRule = group["preconditioner"]
+    return rule.init(w, sum(other.numel() for other in before))
+
+
 def _check_group(group: dict[str, Any]) -> None:
-    lr, decay = group["lr"], group["weight_decay"]
-    if not 0 <= lr < float("inf"):
-        raise ConfigError(f"GradientMethod: lr must be finite and at least 0; got {lr}.")
-    if not 0 <= decay < float("inf"):
-        raise ConfigError(f"GradientMethod: weight_decay must be finite and at least 0; got {decay}.")
+    rule = group["preconditioner"]
+    finite = "be finite and at least 0"
+    check_number("GradientMethod: lr", group["lr"], lambda lr: 0 <= lr < math.inf, finite)
+    check_number("GradientMethod: weight_decay", group["weight_decay"], lambda decay: 0 <= decay < math.inf, finite)
     if not isinstance(group["momentum"], Momentum):
         raise ConfigError(f"GradientMethod: momentum must be a Momentum rule; got {group['momentum']!r}.")
-    if not isinstance(group["preconditioner"], PreconditionerRule):
-        raise ConfigError(f"GradientMethod: preconditioner must be a rule; got {group['preconditioner']!r}.")
+    if not isinstance(rule, PreconditionerRule):
+        raise ConfigError(f"GradientMethod: preconditioner must be a rule; got {rule!r}.")
+    rule.check_size(sum(w.numel() for w in group["params"]))
+
+
+# The rules are plain values: torch.load(weights_only=True) may read them back in a state_dict.
+torch.serialization.add_safe_globals([Momentum, Identity, RMS, FixedDiagonal, FixedDense])

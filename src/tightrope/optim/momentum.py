@@ -5,10 +5,12 @@ Legend: b = beta, c = discount, k = gain, g = gradient, m = decaying sum of grad
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 from torch import Tensor
 
-from tightrope.errors import ConfigError
+from tightrope.errors import check_number
 
 
 class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,21 +38,15 @@ class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta < 1:
-            raise ConfigError(f"Momentum: beta must be in [0, 1); got {self.beta}. beta=0 is plain gradient descent.")
-        if not 0 <= self.discount <= 1:
-            raise ConfigError(
-                f"Momentum: discount must be in [0, 1]; got {self.discount}. 1 is heavy ball, beta is Nesterov."
-            )
-        if not 0 < self.gain < float("inf"):
-            raise ConfigError(f"Momentum: gain must be positive and finite; got {self.gain}. 1 is the EMA form.")
+        in_unit = "be in [0, 1]"
+        check_number("Momentum: beta", self.beta, lambda b: 0 <= b < 1, "be in [0, 1)", "0 is plain gradient descent.")
+        check_number("Momentum: discount", self.discount, lambda c: 0 <= c <= 1, in_unit, "1 is heavy ball.")
+        check_number("Momentum: gain", self.gain, lambda k: 0 < k < math.inf, "be positive and finite", "1 averages.")
 
     @classmethod
     def of_sgd(cls, momentum: float, dampening: float, nesterov: bool) -> Momentum:
         """The rule of torch.optim.SGD: buffer <- momentum buffer + (1 - dampening) g."""
-        if momentum == 0:
-            return cls()
-        if momentum >= 1:
+        if momentum == 0 or momentum >= 1:
             return cls(beta=momentum)
         return cls(beta=momentum, discount=momentum if nesterov else 1.0, gain=(1 - dampening) / (1 - momentum))
 
@@ -83,8 +79,7 @@ class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         (2 - lr wd) / (lr F(-1)), with decoupled weight decay wd. Above it the iterate oscillates and grows.
         """
-        if not lr > 0:
-            raise ConfigError(f"stability_threshold: lr must be positive; got {lr}.")
+        check_number("stability_threshold: lr", lr, lambda lr: lr > 0, "be positive")
         return (2 - lr * weight_decay) / (lr * self.alternating_gain)
 
 

@@ -6,6 +6,7 @@ A rule is its hyperparameters; its state is a dict of tensors that the caller ke
 
 from __future__ import annotations
 
+import math
 from abc import ABCMeta, abstractmethod
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from tightrope.errors import ConfigError, ShapeError
+from tightrope.errors import ShapeError, check_number
 
 State = dict[str, Tensor]
 
@@ -41,6 +42,9 @@ class PreconditionerRule(msgspec.Struct, metaclass=AbstractStructMeta, frozen=Tr
     @abstractmethod
     def formula(self) -> str:
         """P written out, for people."""
+
+    def check_size(self, num_elements: int) -> None:
+        """Raise ShapeError unless the rule fits a group of that many parameter elements."""
 
     @abstractmethod
     def init(self, w: Tensor, start: int) -> State:
@@ -96,12 +100,9 @@ class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True
     eps_inside_root: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta < 1:
-            raise ConfigError(f"RMS: beta must be in [0, 1); got {self.beta}.")
-        if not 0 <= self.eps < float("inf"):
-            raise ConfigError(f"RMS: eps must be finite and at least 0; got {self.eps}.")
-        if not 0 < self.power <= 0.5:
-            raise ConfigError(f"RMS: power must be in (0, 1/2]; got {self.power}. 1/2 is RMSProp and Adam.")
+        check_number("RMS: beta", self.beta, lambda beta: 0 <= beta < 1, "be in [0, 1)")
+        check_number("RMS: eps", self.eps, lambda eps: 0 <= eps < math.inf, "be finite and at least 0")
+        check_number("RMS: power", self.power, lambda q: 0 < q <= 0.5, "be in (0, 1/2]", "1/2 is RMSProp and Adam.")
 
     @property
     def is_bias_corrected(self) -> bool:
@@ -147,11 +148,15 @@ class FixedDiagonal(PreconditionerRule, frozen=True, tag="fixed_diagonal", eq=Fa
     def formula(self) -> str:
         return "diag(P), fixed"
 
+    def check_size(self, num_elements: int) -> None:
+        if num_elements != self.P.numel():
+            raise ShapeError(
+                f"FixedDiagonal: P must have one entry a parameter element of its group; got {self.P.numel()} "
+                f"for {num_elements}."
+            )
+
     def init(self, w: Tensor, start: int) -> State:
-        stop = start + w.numel()
-        if stop > self.P.numel():
-            raise ShapeError(f"FixedDiagonal: P must have one entry a parameter; got {self.P.numel()}, need {stop}.")
-        return {"P": self.P[start:stop].reshape(w.shape).to(w)}
+        return {"P": self.P[start : start + w.numel()].reshape(w.shape).to(w)}
 
     def update(self, state: State, g: Tensor) -> None:
         pass

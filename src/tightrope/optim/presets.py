@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tightrope.errors import ConfigError
+
 from .method import GradientMethod
 from .momentum import Momentum
 from .recipes import AdamRecipe, AdamWRecipe, GDRecipe, HeavyBallRecipe, NesterovRecipe, RMSPropRecipe
@@ -23,7 +25,12 @@ def SGD(
     """Stochastic gradient descent with torch's keywords; decay is added to the gradient, as there.
 
     With dampening the first step is damped like every other (torch takes its first step undamped).
+
+    Raises:
+        ConfigError: nesterov without momentum, or with dampening.
     """
+    if nesterov and (momentum <= 0 or dampening != 0):
+        raise ConfigError(f"SGD: nesterov needs momentum above 0 and dampening 0; got {momentum} and {dampening}.")
     rule = Momentum.of_sgd(momentum, dampening, nesterov)
     return GradientMethod(params, lr, momentum=rule, weight_decay=weight_decay, decoupled_weight_decay=False)
 
@@ -59,7 +66,7 @@ def RMSprop(
     """RMSProp (Tieleman and Hinton 2012), torch's keywords; `beta2` is `alpha`. Decay is added to the gradient."""
     decay = alpha if beta2 is None else beta2
     recipe = RMSPropRecipe(lr=lr, beta2=decay, eps=eps, weight_decay=weight_decay)
-    return recipe.build(params, decoupled_weight_decay=False)
+    return recipe.build(params)
 
 
 def Adam(

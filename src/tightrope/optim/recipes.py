@@ -26,10 +26,11 @@ class Recipe(
 ):
     """A named gradient method: the learning rate and decay every method has, and its own hyperparameters.
 
-    `label` is its name in prose.
+    `label` is its name in prose; `is_decay_decoupled` says whether decay stays out of the gradient.
     """
 
     label: ClassVar[str]
+    is_decay_decoupled: ClassVar[bool] = True
     lr: float
     weight_decay: float = 0.0
 
@@ -43,20 +44,22 @@ class Recipe(
         """Its preconditioner rule; the identity unless the method has one."""
         return Identity()
 
-    def build(self, params: Iterable[Any], *, decoupled_weight_decay: bool = True) -> GradientMethod:
-        """The optimizer over these parameters."""
+    def build(self, params: Iterable[Any], *, decoupled_weight_decay: bool | None = None) -> GradientMethod:
+        """The optimizer over these parameters, with the recipe's kind of decay unless told otherwise."""
         return GradientMethod(
             params,
             self.lr,
             momentum=self.momentum,
             preconditioner=self.preconditioner,
             weight_decay=self.weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
+            decoupled_weight_decay=(
+                self.is_decay_decoupled if decoupled_weight_decay is None else decoupled_weight_decay
+            ),
         )
 
     def stability_threshold(self) -> float:
-        """Threshold on lambda_1(P^-1 H) of the frozen method, in units of 1 / lr."""
-        return self.momentum.stability_threshold(self.lr, self.weight_decay)
+        """Threshold of the frozen method in units of 1 / lr, on lambda_1(P^-1 H), or P^-1 (H + wd) if decay is L2."""
+        return self.momentum.stability_threshold(self.lr, self.weight_decay if self.is_decay_decoupled else 0.0)
 
 
 class GDRecipe(Recipe, frozen=True, tag="gd"):
@@ -94,9 +97,10 @@ class NesterovRecipe(Recipe, frozen=True, tag="nesterov"):
 
 
 class RMSPropRecipe(Recipe, frozen=True, tag="rmsprop"):
-    """RMSProp (Tieleman and Hinton 2012): P = sqrt(nu) + eps, no momentum."""
+    """RMSProp (Tieleman and Hinton 2012): P = sqrt(nu) + eps, no momentum; decay is added to the gradient."""
 
     label: ClassVar[str] = "RMSProp"
+    is_decay_decoupled: ClassVar[bool] = False
     beta2: float = 0.99
     eps: float = 1e-8
 
@@ -110,9 +114,10 @@ class RMSPropRecipe(Recipe, frozen=True, tag="rmsprop"):
 
 
 class AdamRecipe(Recipe, frozen=True, tag="adam"):
-    """Adam (Kingma and Ba 2015): RMSProp's P with an averaged gradient, bias corrected unless told otherwise."""
+    """Adam (Kingma and Ba 2015): RMSProp's P with an averaged gradient; decay is added to it."""
 
     label: ClassVar[str] = "Adam"
+    is_decay_decoupled: ClassVar[bool] = False
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
