@@ -175,3 +175,10 @@ def test_ctrl_c_ends_a_run_cleanly_with_everything_stored(tmp_path):
     assert "Interrupted at step" in out
     assert "Traceback" not in err
     assert read_run(tmp_path / "run").outcome == "interrupted"
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
+    command = f"{sys.executable} -m tightrope run bowl --set num_steps=3000 --out run | head -n 0"
+    done = subprocess.run(command, cwd=tmp_path, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert read_run(tmp_path / "run").outcome == "completed"

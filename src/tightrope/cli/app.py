@@ -15,6 +15,8 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tightrope.errors import ConfigError, TightropeError
 
+from .output import say
+
 if TYPE_CHECKING:
     from tightrope.store import RunRecord
 
@@ -107,11 +109,11 @@ def runs(
         raise ConfigError(f"runs: {folder} must be a folder; there is none. Name one, or make a run first.")
     rows = [_row(path) for path in find_runs(folder)]
     if as_json:
-        print(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
     elif rows:
         _print_table(rows)
     else:
-        print(f"No runs below {folder}.")
+        say(f"No runs below {folder}.")
 
 
 @app.command
@@ -135,13 +137,13 @@ def threshold(method: str, /, **options: str) -> None:
         ("in 1/lr", f"{recipe.stability_threshold() * lr:.6g} / lr"),
         ("at 1.1x", f"grows {growth_at_ratio(momentum, lr, 1.1, recipe.weight_decay):.4f} times a step"),
     ):
-        print(f"{name:<10} {value}")
+        say(f"{name:<10} {value}")
 
 
 def _write_report(records: list[RunRecord], out: Path) -> None:
     from tightrope.views import write_report
 
-    print(f"Report: {write_report(records, out)}")
+    say(f"Report: {write_report(records, out)}")
 
 
 def _say(record: RunRecord) -> None:
@@ -151,9 +153,9 @@ def _say(record: RunRecord) -> None:
         "diverged": f"Diverged at step {record.end.get('step')}; everything up to there is stored.",
         "interrupted": f"Interrupted at step {record.end.get('step')}; everything up to there is stored.",
     }
-    print(ends[record.outcome])
-    print(record.verdict["words"])
-    print(f"Run: {record.path}")
+    say(ends[record.outcome])
+    say(record.verdict["words"])
+    say(f"Run: {record.path}")
 
 
 def _row(path: Path) -> dict[str, Any]:

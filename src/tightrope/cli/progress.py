@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tightrope.training import Progress as RunProgress
+
+from .output import say
 
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -61,7 +62,7 @@ class _PlainLines:
             self.last = now
             left = (now - self.began) / progress.step * (progress.num_steps - progress.step)
             text = _text(progress, self.measured)
-            print(f"step {progress.step}/{progress.num_steps}  {text}  {left:.0f} s left", file=sys.stdout, flush=True)
+            say(f"step {progress.step}/{progress.num_steps}  {text}  {left:.0f} s left")
 
 
 class _Measured:
