@@ -45,6 +45,10 @@ ROWS = (
     Row("adam", {"lr": 3e-3, **NO_CORRECTION}, 8000, 0.994),
     Row("adam", {"lr": 1e-2, **NO_CORRECTION}, 8000, 0.990),
     Row("adamw", {"lr": 1e-3, "weight_decay": 0.1, **NO_CORRECTION}, 8000, 0.991),
+    Row("amsgrad", {"lr": 1e-3, "eps": 1e-7}, 8000, 0.913),
+    Row("nadam", {"lr": 1e-3, "eps": 1e-7}, 8000, 1.009),
+    Row("padam", {"lr": 1e-2, "eps": 1e-7}, 8000, 0.969),
+    Row("adagrad", {"lr": 0.05, "eps": 1e-7}, 4000, 1.006),
 )
 
 

@@ -11,14 +11,19 @@ from tightrope.optim import (
     GD,
     RMS,
     SGD,
+    Adafactor,
+    Adagrad,
     Adam,
     AdamW,
+    AMSGrad,
     FixedDense,
     FixedDiagonal,
     GradientMethod,
     HeavyBall,
     Momentum,
+    NAdam,
     Nesterov,
+    Padam,
     RMSprop,
     freeze,
     heavy_ball,
@@ -84,6 +89,12 @@ def ours(optimizer, ws, m, g):
 
 def average(optimizer, ws, m, g):
     return state(optimizer, ws, "exp_avg")
+
+
+def fresh_and_averaged(optimizer, ws, m, g):
+    """torch's Nadam at its present step, in the words of its frozen momentum rule."""
+    rule = freeze(optimizer).groups[0].momentum
+    return rule.gain * ((1 - rule.discount) * g + rule.discount * state(optimizer, ws, "exp_avg"))
 
 
 def buffer(optimizer, ws, m, g):
@@ -167,6 +178,26 @@ STEPS = {
     "torch Adam for-loop": (lambda p: TORCH.Adam(p, foreach=False, **RMS_LR), "exp_avg", average),
     "torch Adam fused": (lambda p: TORCH.Adam(p, fused=True, **RMS_LR), "exp_avg", average),
     "torch AdamW": (lambda p: TORCH.AdamW(p, weight_decay=0.2, **RMS_LR), "exp_avg", average),
+    "torch Adagrad": (lambda p: TORCH.Adagrad(p, 0.3, lr_decay=0.2, weight_decay=0.2, eps=1e-3), "", plain),
+    "torch Adamax": (lambda p: TORCH.Adamax(p, weight_decay=0.2, **RMS_LR), "exp_avg", average),
+    "torch RAdam": (lambda p: TORCH.RAdam(p, 3.0, weight_decay=0.2, eps=1e-3), "exp_avg", average),
+    "torch RAdam decoupled": (
+        lambda p: TORCH.RAdam(p, weight_decay=0.2, decoupled_weight_decay=True, betas=(0.9, 0.9), **RMS_LR),
+        "exp_avg",
+        average,
+    ),
+    "torch NAdam": (lambda p: TORCH.NAdam(p, weight_decay=0.2, **RMS_LR), "exp_avg", fresh_and_averaged),
+    "torch NAdam decoupled": (
+        lambda p: TORCH.NAdam(p, weight_decay=0.2, decoupled_weight_decay=True, **RMS_LR),
+        "exp_avg",
+        fresh_and_averaged,
+    ),
+    "AdaGrad": (lambda p: Adagrad(p, 0.3, weight_decay=0.2), "", plain),
+    "AMSGrad": (lambda p: AMSGrad(p, beta2=0.5, **RMS_LR), "m", ours),
+    "AMSGrad corrected": (lambda p: AMSGrad(p, beta2=0.5, bias_correction=True, **RMS_LR), "m", ours),
+    "Padam": (lambda p: Padam(p, running_max=True, **RMS_LR), "m", ours),
+    "NAdam": (lambda p: NAdam(p, **RMS_LR), "m", ours),
+    "Adafactor": (lambda p: Adafactor(p, 0.3, weight_decay=0.2), "m", ours),
     "torch AdamW amsgrad": (
         lambda p: TORCH.AdamW(p, betas=(0.9, 0.5), weight_decay=0.2, amsgrad=True, **RMS_LR),
         "exp_avg",
@@ -366,12 +397,23 @@ def test_what_was_frozen_does_not_move_when_the_optimizer_goes_on(name):
     assert torch.equal(frozen.D, D)
 
 
+class Homemade(torch.optim.Optimizer):
+    def __init__(self, params):
+        super().__init__(params, {"lr": 0.1})
+
+
+class Elsewhere:
+    """An optimizer of a known name that follows another rule."""
+
+    class SGD(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {"lr": 0.1})
+
+
 REFUSED = {
-    "NAdam": lambda p: TORCH.NAdam(p),
-    "Adadelta": lambda p: TORCH.Adadelta(p),
-    "LBFGS": lambda p: TORCH.LBFGS(p),
-    "Rprop": lambda p: TORCH.Rprop(p),
-    "ASGD": lambda p: TORCH.ASGD(p),
+    "Adafactor": lambda p: TORCH.Adafactor(p),
+    "Homemade": Homemade,
+    "SGD": Elsewhere.SGD,
 }
 
 
@@ -380,7 +422,7 @@ def test_an_optimizer_without_a_known_method_has_no_threshold_and_is_named(name)
     frozen = freeze(REFUSED[name](parameters()))
     assert frozen.status == "no_threshold"
     assert name in frozen.reason
-    assert "Known: Adam, AdamW, " in frozen.reason
+    assert "Known: Adagrad, Adam, AdamW, " in frozen.reason
     assert frozen.shared_threshold is None
     assert len(frozen.parameters) == 3
     with pytest.raises(UnsupportedOptimizerError, match=name):

@@ -15,17 +15,24 @@ from tightrope.optim import (
     GD,
     RECIPES,
     RMS,
+    Accumulated,
+    Adafactor,
+    Adagrad,
     Adam,
     AdamW,
+    AMSGrad,
     AnyRecipe,
     CustomRecipe,
+    Factored,
     FixedDense,
     FixedDiagonal,
     GradientMethod,
     HeavyBall,
     Identity,
     Momentum,
+    NAdam,
     Nesterov,
+    Padam,
     PreconditionerRule,
     Recipe,
     RMSProp,
@@ -35,11 +42,16 @@ from tightrope.optim import (
     none,
 )
 from tightrope.optim.recipes import (
+    AdafactorRecipe,
+    AdaGradRecipe,
     AdamRecipe,
     AdamWRecipe,
+    AMSGradRecipe,
     GDRecipe,
     HeavyBallRecipe,
+    NAdamRecipe,
     NesterovRecipe,
+    PadamRecipe,
     RMSPropRecipe,
 )
 
@@ -51,6 +63,11 @@ RULES = {
     "RMS eps inside": RMS(eps=1e-4, eps_inside_root=True),
     "RMS corrected eps inside": RMS(eps=1e-4, bias_correction=True, eps_inside_root=True),
     "RMS fourth root": RMS(power=0.25),
+    "RMS running maximum": RMS(running_max=True),
+    "RMS running maximum corrected": RMS(running_max=True, bias_correction=True),
+    "Accumulated": Accumulated(),
+    "Accumulated eps inside": Accumulated(eps=1e-4, initial=0.1, eps_inside_root=True),
+    "Factored": Factored(),
     "FixedDiagonal": FixedDiagonal(torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)),
     "FixedDense": FixedDense(torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, 0.2], [0.0, 0.2, 3.0]], dtype=torch.float64)),
 }
@@ -166,10 +183,10 @@ VALUES = {name: rule for name, rule in RULES.items() if not name.startswith("Fix
 @pytest.mark.parametrize("rule", VALUES.values(), ids=VALUES)
 def test_a_rule_without_tensors_is_its_configuration(rule):
     table = msgspec.to_builtins(rule)
-    assert table["type"] in ("identity", "rms")
-    assert msgspec.convert(table, Identity | RMS) == rule
+    configurable = Identity | RMS | Accumulated | Factored
+    assert msgspec.convert(table, configurable) == rule
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
-        msgspec.convert({**table, "betta": 0.9}, Identity | RMS)
+        msgspec.convert({**table, "betta": 0.9}, configurable)
 
 
 FORMULAS = {
@@ -363,6 +380,11 @@ RECIPE_CASES = [
         "adamw",
         lambda p: AdamW(p, 0.1, weight_decay=0.3, bias_correction=False),
     ),
+    (AdaGradRecipe(lr=0.1), "adagrad", lambda p: Adagrad(p, 0.1)),
+    (AMSGradRecipe(lr=0.1, beta2=0.9), "amsgrad", lambda p: AMSGrad(p, 0.1, beta2=0.9)),
+    (PadamRecipe(lr=0.1, power=0.1, running_max=True), "padam", lambda p: Padam(p, 0.1, power=0.1, running_max=True)),
+    (NAdamRecipe(lr=0.1, beta1=0.5), "nadam", lambda p: NAdam(p, 0.1, beta1=0.5)),
+    (AdafactorRecipe(lr=0.1, decay=0.5), "adafactor", lambda p: Adafactor(p, 0.1, decay=0.5)),
     (
         CustomRecipe(
             lr=0.1, momentum_rule=heavy_ball(0.5, ema=True), preconditioner_rule=RMS(beta=0.9, bias_correction=True)

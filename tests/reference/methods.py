@@ -158,3 +158,48 @@ def preconditioned_ema_heavy_ball(grad, w, num_steps, *, lr, b, P, wd=0.0):
         w = w - lr * (np.linalg.solve(P, m) + wd * w)
         path.append(w)
     return np.array(path)
+
+
+def adagrad(grad, w, num_steps, *, lr, eps, l2=0.0, start=0.0):
+    path, s = [w], start
+    for _ in range(num_steps):
+        g = grad(w) + l2 * w
+        s = s + g**2
+        w = w - lr * g / (np.sqrt(s) + eps)
+        path.append(w)
+    return np.array(path)
+
+
+def amsgrad(grad, w, num_steps, *, lr, b1, b2, eps, power=0.5, is_torch=False):
+    path, m, v, top = [w], 0.0, 0.0, 0.0
+    for t in range(1, num_steps + 1):
+        g = grad(w)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        top = np.maximum(top, v)
+        c1, c2 = (1 - b1**t, 1 - b2**t) if is_torch else (1, 1)
+        w = w - lr * (m / c1) / ((top / c2) ** power + eps)
+        path.append(w)
+    return np.array(path)
+
+
+def nadam(grad, w, num_steps, *, lr, b1, b2, eps):
+    path, m, v = [w], 0.0, 0.0
+    for _ in range(num_steps):
+        g = grad(w)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        w = w - lr * (b1 * m + (1 - b1) * g) / (np.sqrt(v) + eps)
+        path.append(w)
+    return np.array(path)
+
+
+def adafactor(grad, W, num_steps, *, lr, b1, decay, eps):
+    """Of one matrix W (r, c); grad maps it to its gradient."""
+    path, m, R, C = [W], 0.0, 0.0, 0.0
+    for t in range(1, num_steps + 1):
+        G = grad(W)
+        a = t**-decay
+        R, C = (1 - a) * R + a * (G**2 + eps).mean(1), (1 - a) * C + a * (G**2 + eps).mean(0)
+        m = b1 * m + (1 - b1) * G
+        W = W - lr * m / np.sqrt(np.outer(R, C) / R.mean())
+        path.append(W)
+    return np.array(path)

@@ -4,8 +4,23 @@ from .adapters import freeze
 from .frozen import Frozen, FrozenGroup
 from .method import GradientMethod
 from .momentum import Momentum, heavy_ball, nesterov, none
-from .preconditioner import RMS, FixedDense, FixedDiagonal, Identity, PreconditionerRule
-from .presets import GD, SGD, Adam, AdamW, HeavyBall, Nesterov, RMSProp, RMSprop
+from .preconditioner import RMS, Accumulated, Factored, FixedDense, FixedDiagonal, Identity, PreconditionerRule
+from .presets import (
+    GD,
+    SGD,
+    Adafactor,
+    AdaGrad,
+    Adagrad,
+    Adam,
+    AdamW,
+    AMSGrad,
+    HeavyBall,
+    NAdam,
+    Nesterov,
+    Padam,
+    RMSProp,
+    RMSprop,
+)
 from .recipes import RECIPES, AnyRecipe, CustomRecipe, Recipe
 
 __all__ = [
@@ -16,6 +31,8 @@ __all__ = [
     "PreconditionerRule",
     "Identity",
     "RMS",
+    "Accumulated",
+    "Factored",
     "FixedDiagonal",
     "FixedDense",
     "GradientMethod",
@@ -27,6 +44,12 @@ __all__ = [
     "RMSProp",
     "Adam",
     "AdamW",
+    "Adagrad",
+    "AdaGrad",
+    "AMSGrad",
+    "Padam",
+    "NAdam",
+    "Adafactor",
     "Recipe",
     "CustomRecipe",
     "AnyRecipe",

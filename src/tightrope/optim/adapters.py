@@ -6,6 +6,7 @@ Legend: b1, b2 = decay of first and second moment, nu = second moment, t = step,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from tightrope.errors import ConfigError
 
 from .frozen import Frozen, FrozenGroup
 from .method import GradientMethod
-from .momentum import Momentum, heavy_ball
+from .momentum import Momentum, heavy_ball, nesterov, none
 
 NOT_STEPPED = "the optimizer has no preconditioner before its first step; call optimizer.step() once, then measure."
 
@@ -54,7 +55,10 @@ def freeze(optimizer: torch.optim.Optimizer) -> Frozen:
     """
     for kind in type(optimizer).__mro__:
         # A class of the same name from elsewhere may follow another rule.
-        if kind.__name__ in READERS and kind.__module__.split(".")[0] in ("torch", "tightrope"):
+        is_ours = kind.__module__.split(".")[0] in ("torch", "tightrope")
+        if is_ours and kind.__name__ in NO_LINEAR_METHOD:
+            return _without_method(optimizer, f"{kind.__name__}: {NO_LINEAR_METHOD[kind.__name__]}")
+        if is_ours and kind.__name__ in READERS:
             try:
                 return _assemble(optimizer, READERS[kind.__name__])
             except ConfigError as error:
@@ -186,10 +190,95 @@ def _read_rmsprop(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Re
     )
 
 
+def _read_adagrad(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
+    def diagonal(w: Tensor) -> Tensor:
+        state = optimizer.state[w]
+        P: Tensor = state["sum"].sqrt() + float(group["eps"])
+        # torch lowers the learning rate by this factor; here it is carried in P, as bias correction is.
+        return P * (1 + (int(state["step"]) - 1) * float(group["lr_decay"]))
+
+    # torch fills the sum when the optimizer is made; before the first step it says nothing yet.
+    return Reading(none(), diagonal=diagonal, is_ready=lambda w: int(optimizer.state.get(w, {}).get("step", 0)) > 0)
+
+
+def _read_adamax(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
+    b1 = float(group["betas"][0])
+
+    def diagonal(w: Tensor) -> Tensor:
+        state = optimizer.state[w]
+        largest: Tensor = state["exp_inf"]
+        return largest * (1 - b1 ** int(state["step"]))
+
+    return Reading(
+        heavy_ball(b1, ema=True), diagonal=diagonal, is_ready=lambda w: "exp_inf" in optimizer.state.get(w, {})
+    )
+
+
+def _read_radam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
+    b1, b2 = (float(b) for b in group["betas"])
+
+    def diagonal(w: Tensor) -> Tensor:
+        """P with the rectification of Liu et al. 2020 (arXiv 1908.03265), Algorithm 2; flat in the first steps."""
+        state = optimizer.state[w]
+        t = int(state["step"])
+        limit = 2 / (1 - b2) - 1
+        length = limit - 2 * t * b2**t / (1 - b2**t)
+        nu: Tensor = state["exp_avg_sq"]
+        if length <= 5:
+            return torch.full_like(nu, 1 - b1**t)
+        rectified = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
+        return (nu.sqrt() + float(group["eps"])) * ((1 - b1**t) / math.sqrt(rectified * (1 - b2**t)))
+
+    return Reading(
+        momentum=heavy_ball(b1, ema=True),
+        is_decoupled=group.get("decoupled_weight_decay", False),
+        diagonal=diagonal,
+        is_ready=lambda w: "exp_avg_sq" in optimizer.state.get(w, {}),
+    )
+
+
+def _read_nadam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
+    """torch's Nadam at its present step: its weights of the gradient and of the average change every step."""
+    b1, b2 = (float(b) for b in group["betas"])
+    ready = [optimizer.state[w] for w in _movable(group) if "mu_product" in optimizer.state.get(w, {})]
+
+    def mu(t: int) -> float:
+        return b1 * (1 - 0.5 * math.pow(0.96, t * float(group["momentum_decay"])))
+
+    def momentum(state: dict[str, Any]) -> Momentum:
+        t, product = int(state["step"]), float(state["mu_product"])
+        fresh, averaged = (1 - mu(t)) / (1 - product), mu(t + 1) / (1 - product * mu(t + 1))
+        return Momentum(beta=b1, discount=averaged / (fresh + averaged), gain=fresh + averaged)
+
+    def diagonal(w: Tensor) -> Tensor:
+        state = optimizer.state[w]
+        nu: Tensor = state["exp_avg_sq"]
+        return (nu / (1 - b2 ** int(state["step"]))).sqrt() + float(group["eps"])
+
+    return Reading(
+        momentum=momentum(ready[0]) if ready else nesterov(b1, ema=True),
+        is_decoupled=group.get("decoupled_weight_decay", False),
+        diagonal=diagonal,
+        is_ready=lambda w: "mu_product" in optimizer.state.get(w, {}),
+    )
+
+
 READERS: dict[str, Callable[[Any, dict[str, Any]], Reading]] = {
     "GradientMethod": _read_gradient_method,
     "SGD": _read_sgd,
     "Adam": _read_adam,
     "AdamW": _read_adamw,
     "RMSprop": _read_rmsprop,
+    "Adagrad": _read_adagrad,
+    "Adamax": _read_adamax,
+    "RAdam": _read_radam,
+    "NAdam": _read_nadam,
+}
+NO_LINEAR_METHOD = {
+    "Adadelta": "its step is scaled by past steps, so with P held still it is not linear in the gradient.",
+    "Rprop": "its step depends on the signs of gradients only, so it has no linear threshold.",
+    "LBFGS": "its step comes from a history of secants and a line search, not from a linear recurrence.",
+    "ASGD": "its learning rate decays inside the step and it averages iterates; freeze the SGD beneath it.",
+    "SparseAdam": "it updates the moments of touched rows only, so one frozen P does not describe its next step.",
+    "Muon": "it steps by an orthogonalised matrix of constant size, which is not linear in the gradient.",
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 from tightrope.errors import ConfigError, ShapeError, TightropeError, check_number
 
 from .momentum import Momentum, none
-from .preconditioner import RMS, FixedDense, FixedDiagonal, Identity, PreconditionerRule, State
+from .preconditioner import RMS, Accumulated, Factored, FixedDense, FixedDiagonal, Identity, PreconditionerRule, State
 
 
 class GradientMethod(torch.optim.Optimizer):
@@ -175,4 +175,4 @@ def _check_group(group: dict[str, Any]) -> None:
 
 
 # The rules are plain values: torch.load(weights_only=True) may read them back in a state_dict.
-torch.serialization.add_safe_globals([Momentum, Identity, RMS, FixedDiagonal, FixedDense])
+torch.serialization.add_safe_globals([Momentum, Identity, RMS, Accumulated, Factored, FixedDiagonal, FixedDense])

@@ -26,13 +26,15 @@ class AbstractStructMeta(msgspec.StructMeta, ABCMeta):
 class PreconditionerRule(msgspec.Struct, metaclass=AbstractStructMeta, frozen=True):
     """How P follows from past gradients, one parameter tensor at a time.
 
-    `is_diagonal` says whether P acts elementwise, `is_adaptive` whether it follows the gradients,
+    `is_diagonal` says whether P acts elementwise, `is_adaptive` whether it follows the gradients, `needs_shapes`
+    whether a flat vector would not do,
     `is_bias_corrected` whether the method divides its average gradient by 1 - beta1^t, which is then carried
     in P (Cohen et al. 2022, eq. 2).
     """
 
     is_diagonal: ClassVar[bool] = True
     is_adaptive: ClassVar[bool] = False
+    needs_shapes: ClassVar[bool] = False
 
     @property
     def is_bias_corrected(self) -> bool:
@@ -80,16 +82,19 @@ class Identity(PreconditionerRule, frozen=True, tag="identity", forbid_unknown_f
 
 
 class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True):
-    """P = nu^power + eps, with nu <- beta nu + (1 - beta) g^2 (RMSProp, Adam).
+    """P = nu^power + eps, with nu <- beta nu + (1 - beta) g^2 (RMSProp, Adam, AMSGrad, Padam).
 
     Args:
         beta: Decay of the second moment, in [0, 1).
         eps: Floor of P, at least 0; outside the root unless `eps_inside_root`.
-        power: 1/2 for RMSProp and Adam.
+        power: 1/2 for RMSProp and Adam; Padam takes less.
         bias_correction: Divide nu by 1 - beta^t, and P by the average gradient's own correction.
         eps_inside_root: P = (nu + eps)^power, the form of some lecture notes.
+        running_max: Use the largest nu so far (AMSGrad), so that P never falls. The maximum is of nu itself; with
+            bias_correction it is divided by 1 - beta^t afterwards, as torch does, and P can fall early on.
     References:
-        Tieleman and Hinton 2012; Kingma and Ba 2015 (arXiv 1412.6980), Algorithm 1; Cohen et al. 2022, eqs. 1-2.
+        Tieleman and Hinton 2012; Kingma and Ba 2015 (arXiv 1412.6980), Algorithm 1; Reddi et al. 2018 (arXiv
+        1904.09237), Algorithm 2; Chen et al. 2018 (arXiv 1806.06763), Algorithm 1; Cohen et al. 2022, eqs. 1-2.
     """
 
     is_adaptive: ClassVar[bool] = True
@@ -98,6 +103,7 @@ class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True
     power: float = 0.5
     bias_correction: bool = False
     eps_inside_root: bool = False
+    running_max: bool = False
 
     def __post_init__(self) -> None:
         check_number("RMS: beta", self.beta, lambda beta: 0 <= beta < 1, "be in [0, 1)")
@@ -110,25 +116,117 @@ class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True
 
     @property
     def formula(self) -> str:
-        nu = "nu/(1-beta2^t)" if self.bias_correction else "nu"
+        nu = "max nu" if self.running_max else "nu"
+        nu = f"{nu}/(1-beta2^t)" if self.bias_correction else nu
         root = "sqrt({})" if self.power == 0.5 else "({})^" + f"{self.power:g}"
         inner = root.format(f"{nu} + eps") if self.eps_inside_root else f"{root.format(nu)} + eps"
         return f"(1-beta1^t) ({inner})" if self.bias_correction else inner
 
     def init(self, w: Tensor, start: int) -> State:
-        return {"nu": torch.zeros_like(w, memory_format=torch.preserve_format)}
+        names = ("nu", "max_nu") if self.running_max else ("nu",)
+        return {name: torch.zeros_like(w, memory_format=torch.preserve_format) for name in names}
 
     def update(self, state: State, g: Tensor) -> None:
-        state["nu"].mul_(self.beta).addcmul_(g, g, value=1 - self.beta)
+        nu = state["nu"].mul_(self.beta).addcmul_(g, g, value=1 - self.beta)
+        if self.running_max:
+            torch.maximum(state["max_nu"], nu, out=state["max_nu"])
 
     def diagonal(self, state: State, t: int) -> Tensor:
-        nu = state["nu"]
+        nu = state["max_nu" if self.running_max else "nu"]
         if self.bias_correction:
             nu = nu / (1 - self.beta**t)
         if self.eps_inside_root:
             return (nu + self.eps).pow_(self.power)
         root = nu.sqrt() if self.power == 0.5 else nu.pow(self.power)
         return root.add_(self.eps)
+
+
+class Accumulated(PreconditionerRule, frozen=True, tag="accumulated", forbid_unknown_fields=True):
+    """P = sqrt(initial + sum of g^2) + eps: AdaGrad, whose P only grows.
+
+    Args:
+        eps: Floor of P, at least 0; outside the root unless `eps_inside_root`.
+        initial: What the sum starts from, at least 0.
+    References:
+        Duchi et al. 2011, JMLR 12, Figure 1 (diagonal).
+    """
+
+    is_adaptive: ClassVar[bool] = True
+    eps: float = 1e-10
+    initial: float = 0.0
+    eps_inside_root: bool = False
+
+    def __post_init__(self) -> None:
+        positive = "be finite and at least 0"
+        check_number("Accumulated: eps", self.eps, lambda eps: 0 <= eps < math.inf, positive)
+        check_number("Accumulated: initial", self.initial, lambda initial: 0 <= initial < math.inf, positive)
+
+    @property
+    def formula(self) -> str:
+        return "sqrt(sum g^2 + eps)" if self.eps_inside_root else "sqrt(sum g^2) + eps"
+
+    def init(self, w: Tensor, start: int) -> State:
+        return {"sum": torch.full_like(w, self.initial, memory_format=torch.preserve_format)}
+
+    def update(self, state: State, g: Tensor) -> None:
+        state["sum"].addcmul_(g, g)
+
+    def diagonal(self, state: State, t: int) -> Tensor:
+        if self.eps_inside_root:
+            return (state["sum"] + self.eps).sqrt_()
+        return state["sum"].sqrt().add_(self.eps)
+
+
+class Factored(PreconditionerRule, frozen=True, tag="factored", forbid_unknown_fields=True):
+    """P = sqrt(nu) with nu kept as the outer product of its row and column means: Adafactor.
+
+    Matrices (and the last two dimensions of larger tensors) keep one number a row and one a column; vectors keep
+    all. The decay grows with the step, 1 - t^-decay. The paper this follows names decay, momentum and eps only,
+    so here are, as an assumption, no relative step, no scaling by the parameter and no clipping; momentum is
+    taken of the gradient, as in Adam.
+
+    Args:
+        decay: Exponent of the decay 1 - t^-decay, in (0, 1].
+        eps: Added to g^2, at least 0.
+    References:
+        Shazeer and Stern 2018 (arXiv 1804.04235), Algorithms 2 and 4, section 7.2; Cohen et al. 2022, Appendix G.2.
+    """
+
+    is_adaptive: ClassVar[bool] = True
+    needs_shapes: ClassVar[bool] = True
+    decay: float = 0.8
+    eps: float = 1e-7
+
+    def __post_init__(self) -> None:
+        check_number("Factored: decay", self.decay, lambda decay: 0 < decay <= 1, "be in (0, 1]")
+        check_number("Factored: eps", self.eps, lambda eps: 0 <= eps < math.inf, "be finite and at least 0")
+
+    @property
+    def formula(self) -> str:
+        return "sqrt(rows of nu x columns of nu / mean of nu)"
+
+    def init(self, w: Tensor, start: int) -> State:
+        count = torch.zeros((), dtype=torch.float64)
+        if w.ndim < 2:
+            return {"count": count, "nu": torch.zeros_like(w, memory_format=torch.preserve_format)}
+        return {"count": count, "rows": w.new_zeros(w.shape[:-1]), "columns": w.new_zeros(*w.shape[:-2], w.shape[-1])}
+
+    def update(self, state: State, g: Tensor) -> None:
+        state["count"] += 1
+        weight = float(state["count"]) ** -self.decay
+        square = g.square().add_(self.eps)
+        if "nu" in state:
+            state["nu"].lerp_(square, weight)
+        else:
+            state["rows"].lerp_(square.mean(dim=-1), weight)
+            state["columns"].lerp_(square.mean(dim=-2), weight)
+
+    def diagonal(self, state: State, t: int) -> Tensor:
+        if "nu" in state:
+            return state["nu"].sqrt()
+        rows, columns = state["rows"], state["columns"]
+        relative = rows / rows.mean(dim=-1, keepdim=True)
+        return (relative[..., :, None] * columns[..., None, :]).sqrt_()
 
 
 class FixedDiagonal(PreconditionerRule, frozen=True, tag="fixed_diagonal", eq=False):

@@ -9,7 +9,19 @@ from tightrope.errors import ConfigError
 
 from .method import GradientMethod
 from .momentum import Momentum
-from .recipes import AdamRecipe, AdamWRecipe, GDRecipe, HeavyBallRecipe, NesterovRecipe, RMSPropRecipe
+from .preconditioner import Accumulated
+from .recipes import (
+    AdafactorRecipe,
+    AdamRecipe,
+    AdamWRecipe,
+    AMSGradRecipe,
+    GDRecipe,
+    HeavyBallRecipe,
+    NAdamRecipe,
+    NesterovRecipe,
+    PadamRecipe,
+    RMSPropRecipe,
+)
 
 Params = Iterable[Any]
 
@@ -116,4 +128,86 @@ def AdamW(
     return recipe.build(params)
 
 
+def Adagrad(
+    params: Params,
+    lr: float = 1e-2,
+    weight_decay: float = 0.0,
+    initial_accumulator_value: float = 0.0,
+    eps: float = 1e-10,
+) -> GradientMethod:
+    """AdaGrad (Duchi et al. 2011), torch's keywords but for lr_decay, which a schedule does; threshold 2 / lr."""
+    rule = Accumulated(eps=eps, initial=initial_accumulator_value)
+    return GradientMethod(params, lr, preconditioner=rule, weight_decay=weight_decay, decoupled_weight_decay=False)
+
+
+def AMSGrad(
+    params: Params,
+    lr: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    *,
+    bias_correction: bool = False,
+) -> GradientMethod:
+    """AMSGrad (Reddi et al. 2018, Algorithm 2): the maximum of nu itself; `bias_correction` gives torch's."""
+    recipe = AMSGradRecipe(
+        lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, bias_correction=bias_correction
+    )
+    return recipe.build(params)
+
+
+def Padam(
+    params: Params,
+    lr: float = 1e-1,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    *,
+    power: float = 0.25,
+    running_max: bool = False,
+) -> GradientMethod:
+    """Padam (Chen et al. 2018): P = nu^power + eps; its authors take the running maximum of nu as well."""
+    recipe = PadamRecipe(
+        lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, power=power, running_max=running_max
+    )
+    return recipe.build(params)
+
+
+def NAdam(
+    params: Params,
+    lr: float = 2e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    *,
+    beta1: float | None = None,
+    beta2: float | None = None,
+) -> GradientMethod:
+    """Nadam with constant beta1 and no bias correction (Cohen et al. 2022, Figure 5); torch's has a schedule."""
+    recipe = NAdamRecipe(
+        lr=lr,
+        beta1=betas[0] if beta1 is None else beta1,
+        beta2=betas[1] if beta2 is None else beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
+    return recipe.build(params)
+
+
+def Adafactor(
+    params: Params,
+    lr: float = 1e-3,
+    *,
+    beta1: float = 0.9,
+    decay: float = 0.8,
+    eps: float = 1e-7,
+    weight_decay: float = 0.0,
+) -> GradientMethod:
+    """Adafactor (Shazeer and Stern 2018) with momentum, as Cohen et al. 2022 run it; see `Factored`."""
+    return AdafactorRecipe(lr=lr, beta1=beta1, decay=decay, eps=eps, weight_decay=weight_decay).build(params)
+
+
 RMSProp = RMSprop
+AdaGrad = Adagrad

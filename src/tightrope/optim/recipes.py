@@ -5,6 +5,7 @@ A recipe is what a configuration holds under `[method]`, where `name` picks it.
 
 from __future__ import annotations
 
+import typing
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ import msgspec
 
 from .method import GradientMethod
 from .momentum import Momentum, heavy_ball, nesterov, none
-from .preconditioner import RMS, AbstractStructMeta, Identity, PreconditionerRule
+from .preconditioner import RMS, AbstractStructMeta, Accumulated, Factored, Identity, PreconditionerRule
 
 
 class Recipe(
@@ -103,6 +104,7 @@ class RMSPropRecipe(Recipe, frozen=True, tag="rmsprop"):
     is_decay_decoupled: ClassVar[bool] = False
     beta2: float = 0.99
     eps: float = 1e-8
+    eps_inside_root: bool = False
 
     @property
     def momentum(self) -> Momentum:
@@ -110,7 +112,7 @@ class RMSPropRecipe(Recipe, frozen=True, tag="rmsprop"):
 
     @property
     def preconditioner(self) -> PreconditionerRule:
-        return RMS(beta=self.beta2, eps=self.eps)
+        return RMS(beta=self.beta2, eps=self.eps, eps_inside_root=self.eps_inside_root)
 
 
 class AdamRecipe(Recipe, frozen=True, tag="adam"):
@@ -121,6 +123,7 @@ class AdamRecipe(Recipe, frozen=True, tag="adam"):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    eps_inside_root: bool = False
     bias_correction: bool = True
 
     @property
@@ -129,7 +132,9 @@ class AdamRecipe(Recipe, frozen=True, tag="adam"):
 
     @property
     def preconditioner(self) -> PreconditionerRule:
-        return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.bias_correction)
+        return RMS(
+            beta=self.beta2, eps=self.eps, eps_inside_root=self.eps_inside_root, bias_correction=self.bias_correction
+        )
 
 
 class AdamWRecipe(Recipe, frozen=True, tag="adamw"):
@@ -151,12 +156,103 @@ class AdamWRecipe(Recipe, frozen=True, tag="adamw"):
         return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.bias_correction)
 
 
+class AdaGradRecipe(Recipe, frozen=True, tag="adagrad"):
+    """AdaGrad (Duchi et al. 2011): P from the sum of all squared gradients; decay is added to the gradient."""
+
+    label: ClassVar[str] = "AdaGrad"
+    is_decay_decoupled: ClassVar[bool] = False
+    eps: float = 1e-10
+    eps_inside_root: bool = False
+
+    @property
+    def momentum(self) -> Momentum:
+        return none()
+
+    @property
+    def preconditioner(self) -> PreconditionerRule:
+        return Accumulated(eps=self.eps, eps_inside_root=self.eps_inside_root)
+
+
+class AMSGradRecipe(Recipe, frozen=True, tag="amsgrad"):
+    """AMSGrad (Reddi et al. 2018): Adam whose P never falls; bias corrected as torch does only when told so."""
+
+    label: ClassVar[str] = "AMSGrad"
+    is_decay_decoupled: ClassVar[bool] = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    bias_correction: bool = False
+
+    @property
+    def momentum(self) -> Momentum:
+        return heavy_ball(self.beta1, ema=True)
+
+    @property
+    def preconditioner(self) -> PreconditionerRule:
+        return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.bias_correction, running_max=True)
+
+
+class PadamRecipe(Recipe, frozen=True, tag="padam"):
+    """Padam (Chen et al. 2018): Adam with P = nu^power + eps; the running maximum of its authors is an option."""
+
+    label: ClassVar[str] = "Padam"
+    is_decay_decoupled: ClassVar[bool] = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    power: float = 0.25
+    running_max: bool = False
+
+    @property
+    def momentum(self) -> Momentum:
+        return heavy_ball(self.beta1, ema=True)
+
+    @property
+    def preconditioner(self) -> PreconditionerRule:
+        return RMS(beta=self.beta2, eps=self.eps, power=self.power, running_max=self.running_max)
+
+
+class NAdamRecipe(Recipe, frozen=True, tag="nadam"):
+    """Nadam (Dozat 2016) as Cohen et al. 2022 run it: Adam with averaged Nesterov momentum, beta1 constant."""
+
+    label: ClassVar[str] = "Nadam"
+    is_decay_decoupled: ClassVar[bool] = False
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    @property
+    def momentum(self) -> Momentum:
+        return nesterov(self.beta1, ema=True)
+
+    @property
+    def preconditioner(self) -> PreconditionerRule:
+        return RMS(beta=self.beta2, eps=self.eps)
+
+
+class AdafactorRecipe(Recipe, frozen=True, tag="adafactor"):
+    """Adafactor (Shazeer and Stern 2018) with momentum of the gradient; see `Factored` for what is assumed."""
+
+    label: ClassVar[str] = "Adafactor"
+    beta1: float = 0.9
+    decay: float = 0.8
+    eps: float = 1e-7
+
+    @property
+    def momentum(self) -> Momentum:
+        return heavy_ball(self.beta1, ema=True)
+
+    @property
+    def preconditioner(self) -> PreconditionerRule:
+        return Factored(decay=self.decay, eps=self.eps)
+
+
 class CustomRecipe(Recipe, frozen=True, tag="custom"):
     """Any momentum rule with any preconditioner rule."""
 
     label: ClassVar[str] = "Custom method"
     momentum_rule: Momentum = Momentum()
-    preconditioner_rule: Identity | RMS = Identity()
+    preconditioner_rule: Identity | RMS | Accumulated | Factored = Identity()
 
     @property
     def momentum(self) -> Momentum:
@@ -167,8 +263,18 @@ class CustomRecipe(Recipe, frozen=True, tag="custom"):
         return self.preconditioner_rule
 
 
-AnyRecipe = GDRecipe | HeavyBallRecipe | NesterovRecipe | RMSPropRecipe | AdamRecipe | AdamWRecipe | CustomRecipe
-RECIPES: dict[str, type[Recipe]] = {
-    kind.__struct_config__.tag: kind  # type: ignore[misc]
-    for kind in (GDRecipe, HeavyBallRecipe, NesterovRecipe, RMSPropRecipe, AdamRecipe, AdamWRecipe, CustomRecipe)
-}
+AnyRecipe = (
+    GDRecipe
+    | HeavyBallRecipe
+    | NesterovRecipe
+    | RMSPropRecipe
+    | AdamRecipe
+    | AdamWRecipe
+    | AdaGradRecipe
+    | AMSGradRecipe
+    | PadamRecipe
+    | NAdamRecipe
+    | AdafactorRecipe
+    | CustomRecipe
+)
+RECIPES: dict[str, type[Recipe]] = {str(kind.__struct_config__.tag): kind for kind in typing.get_args(AnyRecipe)}

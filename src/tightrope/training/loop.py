@@ -78,7 +78,8 @@ def new_path(folder: Path, name: str) -> Path:
 
 
 def _train(config: RunConfig, problem: Problem, writer: RunWriter, observe: Callable[[Progress], None]) -> None:
-    optimizer = config.method.build([problem.w])
+    needs_shapes = config.method.preconditioner.needs_shapes
+    optimizer = config.method.build(problem.parameters if needs_shapes else [problem.w])
     instrument = _Instrument(config, problem, writer)
     batches = _batches(problem, config)
     writer.write("start", **describe(config, problem))
