@@ -161,6 +161,11 @@ def test_the_start_event_says_what_the_run_was_made_with(tmp_path):
         ("rmsprop", {"lr": 1e-3}),
         ("adam", {"lr": 1e-3}),
         ("adamw", {"lr": 1e-3}),
+        ("adagrad", {"lr": 0.05}),
+        ("amsgrad", {"lr": 1e-3}),
+        ("padam", {"lr": 1e-2}),
+        ("nadam", {"lr": 1e-3}),
+        ("adafactor", {"lr": 1e-3}),
         ("custom", {"lr": 0.1}),
     ],
 )

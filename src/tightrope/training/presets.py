@@ -33,6 +33,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_CHEBYSHEV,
         "method": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "eps": 1e-7, "bias_correction": False},
     },
+    "chebyshev-adagrad": {
+        **_CHEBYSHEV,
+        "num_steps": 4000,
+        "method": {"name": "adagrad", "lr": 0.05, "eps": 1e-7},
+    },
+    "chebyshev-amsgrad": {**_CHEBYSHEV, "method": {"name": "amsgrad", "lr": 1e-3, "eps": 1e-7}},
+    "chebyshev-padam": {**_CHEBYSHEV, "method": {"name": "padam", "lr": 1e-2, "eps": 1e-7}},
+    "chebyshev-nadam": {**_CHEBYSHEV, "method": {"name": "nadam", "lr": 1e-3, "eps": 1e-7}},
+    "chebyshev-adafactor": {**_CHEBYSHEV, "method": {"name": "adafactor", "lr": 1e-3}},
     "bowl": {
         "problem": {"name": "quadratic", "curvatures": [2.0, 2.0], "start": [1.0, 1.0]},
         "method": {"name": "gd", "lr": 0.1},
