@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tightrope.errors import ConfigError
-from tightrope.optim import RECIPES, RMS, Momentum
+from tightrope.optim import RECIPES, RMS, Constant, Cosine, Momentum, WarmRestarts
 from tightrope.problems import Chebyshev, Digits, Quadratic
 from tightrope.training import PRESETS, RunConfig, StopConfig, from_mapping, load, override, preset, recipe_from
 
@@ -35,6 +35,7 @@ configs = st.builds(
     RunConfig,
     problem=problems,
     method=methods,
+    schedule=st.sampled_from([Constant(), Cosine(num_steps=9, num_warmup=2), WarmRestarts(period=3)]),
     num_steps=st.integers(1, 10**6),
     batch_size=st.none() | st.integers(1, 100),
     seed=st.integers(0, 2**31),
@@ -73,6 +74,12 @@ def test_choosing_another_method_keeps_lr_and_decay_where_the_preset_has_them():
     assert config.method == RECIPES["rmsprop"](lr=4e-4, beta2=0.9)
 
 
+def test_a_schedule_is_chosen_by_name_and_set_by_path():
+    config = demo("schedule=cosine", "schedule.num_steps=50", "floor=0.1")
+    assert config.schedule == Cosine(num_steps=50, floor=0.1)
+    assert demo().schedule == Constant()
+
+
 def test_a_rule_of_a_custom_method_can_be_set_by_path():
     config = demo("method=custom", "method.momentum_rule.beta=0.5")
     assert config.method.momentum == Momentum(beta=0.5)
@@ -107,6 +114,8 @@ def test_the_presets_are_not_changed_by_overriding():
         (["measure=3"], "--set measure: not a setting."),
         (["weight_decay=-1"], "method.weight_decay: must be finite and at least 0"),
         (["rtol=0"], "measure.rtol: must be positive"),
+        (["schedule=cosin"], "schedule.name: 'cosin' is not known. Did you mean 'cosine'?"),
+        (["schedule=cosine"], "schedule: Object missing required field `num_steps`"),
         (["divergence=1"], "stop.divergence: must be above 1"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tightrope as tr
-from tightrope.optim import RECIPES
+from tightrope.optim import RECIPES, WarmupStableDecay
 from tightrope.problems import Chebyshev, Digits, Quadratic
 from tightrope.training import MeasureConfig, RunConfig, StopConfig
 
@@ -181,3 +181,13 @@ def test_every_method_trains_and_is_measured(tmp_path, name, options):
     assert record.steps["loss"][-1] < record.steps["loss"][0]
     assert np.isfinite(record.measurements["ratio"]).all()
     assert record.measurements["threshold"] == pytest.approx(config.method.stability_threshold())
+
+
+def test_a_schedule_sets_the_learning_rate_of_every_step_and_the_threshold_follows(tmp_path):
+    schedule = WarmupStableDecay(num_warmup=4, num_stable=4, num_decay=4)
+    config = quadratic(0.2, num_steps=12, schedule=schedule, measure=MeasureConfig(every=1))
+    record = tr.run(config, out=tmp_path / "run")
+    expected = 0.2 * np.array([schedule(step) for step in range(12)])
+    np.testing.assert_allclose(record.steps["lr"], expected)
+    np.testing.assert_allclose(record.measurements["threshold"], 2 / expected)
+    np.testing.assert_allclose(record.measurements["ratio"], expected / 2, rtol=1e-9)

@@ -1,4 +1,4 @@
-"""Gradient methods: a momentum rule joined to a preconditioner rule, and any optimizer frozen in time."""
+"""Gradient methods: a momentum rule joined to a preconditioner rule, schedules, and any optimizer frozen in time."""
 
 from .adapters import freeze
 from .frozen import Frozen, FrozenGroup
@@ -22,6 +22,18 @@ from .presets import (
     RMSprop,
 )
 from .recipes import RECIPES, AnyRecipe, CustomRecipe, Recipe
+from .schedules import (
+    AnySchedule,
+    Constant,
+    Cosine,
+    InverseSquareRoot,
+    LinearWarmup,
+    OneCycle,
+    Schedule,
+    StepDecay,
+    WarmRestarts,
+    WarmupStableDecay,
+)
 
 __all__ = [
     "Momentum",
@@ -54,6 +66,16 @@ __all__ = [
     "CustomRecipe",
     "AnyRecipe",
     "RECIPES",
+    "Schedule",
+    "Constant",
+    "StepDecay",
+    "LinearWarmup",
+    "Cosine",
+    "WarmRestarts",
+    "OneCycle",
+    "WarmupStableDecay",
+    "InverseSquareRoot",
+    "AnySchedule",
     "Frozen",
     "FrozenGroup",
     "freeze",

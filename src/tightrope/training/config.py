@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ import msgspec
 import tomli_w
 
 from tightrope.errors import ConfigError, did_you_mean
-from tightrope.optim import RECIPES, AnyRecipe, Recipe
+from tightrope.optim import RECIPES, AnyRecipe, AnySchedule, Constant, Recipe
 from tightrope.problems import PROBLEMS, AnyProblem
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -58,6 +59,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Attributes:
         problem: Model, data and loss.
         method: The gradient method and its hyperparameters.
+        schedule: A factor on its learning rate for every step.
         num_steps: Optimizer steps at most.
         batch_size: Examples a step; None for all of them (full batch).
         seed: Of the weights and of the order of minibatches.
@@ -70,6 +72,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     problem: AnyProblem
     method: AnyRecipe
+    schedule: AnySchedule = Constant()
     num_steps: Count = 500
     batch_size: Count | None = None
     seed: Natural = 0
@@ -155,7 +158,7 @@ def override(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict[str, A
         for name in tables:
             table = table.setdefault(name, {})
         table[leaf] = _value(text.strip())
-        if leaf in ("problem", "method") and not tables:
+        if leaf in ("problem", "method", "schedule") and not tables:
             result = _renamed(leaf, mapping, result)
     return result
 
@@ -186,13 +189,19 @@ def known_paths(mapping: Mapping[str, Any]) -> list[str]:
 def _table_type(name: str, mapping: Mapping[str, Any]) -> type[msgspec.Struct] | None:
     """The Struct behind a table of the configuration, or None for a plain setting."""
     fixed: dict[str, type[msgspec.Struct]] = {"measure": MeasureConfig, "stop": StopConfig}
-    named: dict[str, Mapping[str, type[msgspec.Struct]]] = {"problem": PROBLEMS, "method": RECIPES}
+    named: dict[str, Mapping[str, type[msgspec.Struct]]] = {
+        "problem": PROBLEMS,
+        "method": RECIPES,
+        "schedule": {str(kind.__struct_config__.tag): kind for kind in typing.get_args(AnySchedule)},
+    }
     if name in fixed:
         return fixed[name]
     if name not in named:
         return None
     kinds, table = named[name], mapping.get(name, {})
     kind = table.get("name") if isinstance(table, Mapping) else table
+    if kind is None and name == "schedule":
+        return Constant
     if kind is None:
         raise ConfigError(f"{name}.name: must be given. Known: {', '.join(sorted(kinds))}.")
     if not isinstance(kind, str) or kind not in kinds:
@@ -222,7 +231,7 @@ def _check_names(mapping: Mapping[str, Any]) -> None:
 def _full_path(key: str, mapping: Mapping[str, Any]) -> list[str]:
     """The dotted path a key of `--set` means: itself, or the one setting whose last part it is."""
     paths = known_paths(mapping)
-    if key in paths or key in ("problem", "method"):
+    if key in paths or key in ("problem", "method", "schedule"):
         return key.split(".")
     found = [path for path in paths if path.endswith(f".{key}")]
     if len(found) == 1:

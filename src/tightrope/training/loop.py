@@ -87,7 +87,9 @@ def _train(config: RunConfig, problem: Problem, writer: RunWriter, observe: Call
     try:
         for step in range(1, config.num_steps + 1):
             loss = _gradient(problem, next(batches))
-            lr = optimizer.param_groups[0]["lr"]
+            lr = config.method.lr * config.schedule(step - 1)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
             writer.write("step", step=step, loss=loss, lr=lr, grad_norm=problem.gradient.norm().item())
             first_loss = loss if first_loss is None else first_loss
             if not abs(loss) <= config.stop.divergence * abs(first_loss):

@@ -1,0 +1,206 @@
+"""Learning rate schedules: the number of steps taken -> a factor on the learning rate.
+
+A schedule is its hyperparameters and is called like a function, so `torch.optim.lr_scheduler.LambdaLR(optimizer,
+schedule)` takes it as it is. Step 0 is the first step.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Annotated
+
+import msgspec
+
+from tightrope.errors import ConfigError, check_number
+
+from .preconditioner import AbstractStructMeta
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Schedule(
+    msgspec.Struct,
+    metaclass=AbstractStructMeta,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="name",
+):
+    """A factor on the learning rate for every step."""
+
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """The factor of a step, 0 for the first; what follows the schedule's end keeps its last factor."""
+
+
+class Constant(Schedule, frozen=True, tag="constant"):
+    """Always 1."""
+
+    def __call__(self, step: int) -> float:
+        return 1.0
+
+
+class StepDecay(Schedule, frozen=True, tag="step_decay"):
+    """Multiplied by gamma every so many steps."""
+
+    every: Count
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("step_decay: gamma", self.gamma, lambda gamma: 0 < gamma <= 1, "be in (0, 1]")
+
+    def __call__(self, step: int) -> float:
+        return float(self.gamma ** (step // self.every))
+
+
+class LinearWarmup(Schedule, frozen=True, tag="linear_warmup"):
+    """From 1/num_steps up to 1 in equal steps, then 1."""
+
+    num_steps: Count
+
+    def __call__(self, step: int) -> float:
+        return min(1.0, (step + 1) / self.num_steps)
+
+
+class Cosine(Schedule, frozen=True, tag="cosine"):
+    """Half a cosine from 1 to `floor`, after an optional linear warmup from 0.
+
+    Args:
+        num_steps: In all, the warmup included.
+        num_warmup: Steps of the warmup; its factor is step / num_warmup.
+        floor: Factor at the end.
+    References:
+        Loshchilov and Hutter 2017 (arXiv 1608.03983), eq. 5.
+    """
+
+    num_steps: Count
+    num_warmup: Natural = 0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_floor("cosine", self.floor)
+        if self.num_warmup >= self.num_steps:
+            raise ConfigError(
+                f"cosine: num_warmup must be below num_steps; got {self.num_warmup} and {self.num_steps}."
+            )
+
+    def __call__(self, step: int) -> float:
+        if step < self.num_warmup:
+            return step / self.num_warmup
+        share = (step - self.num_warmup) / (self.num_steps - self.num_warmup)
+        return _half_cosine(share, self.floor)
+
+
+class WarmRestarts(Schedule, frozen=True, tag="warm_restarts"):
+    """SGDR: cosines from 1 to `floor`, each `growth` times as long as the one before.
+
+    The position is counted from the last restart: "t mod T" is right only while the period does not change.
+
+    Args:
+        period: Steps of the first cosine.
+        growth: Factor from one period to the next, at least 1.
+        floor: Factor before a restart.
+    References:
+        Loshchilov and Hutter 2017 (arXiv 1608.03983), section 3.
+    """
+
+    period: Count
+    growth: float = 2.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_floor("warm_restarts", self.floor)
+        check_number("warm_restarts: growth", self.growth, lambda growth: 1 <= growth < math.inf, "be at least 1")
+
+    def __call__(self, step: int) -> float:
+        since, period = step, float(self.period)
+        while since >= round(period):
+            since -= round(period)
+            period *= self.growth
+        return _half_cosine(since / round(period), self.floor)
+
+    def is_end(self, step: int) -> bool:
+        """Whether a step is the last before a restart, where weights are worth averaging."""
+        return step >= 0 and self(step + 1) == 1.0
+
+
+class OneCycle(Schedule, frozen=True, tag="one_cycle"):
+    """Up to 1 and far down again, by half cosines.
+
+    Args:
+        num_steps: In all.
+        rise: Share of the steps before the peak, in (0, 1).
+        start: Factor of the first step.
+        end: Factor of the last.
+    References:
+        Smith and Topin 2018 (arXiv 1708.07120); the defaults are those of torch.optim.lr_scheduler.OneCycleLR.
+    """
+
+    num_steps: Count
+    rise: float = 0.3
+    start: float = 1 / 25
+    end: float = 1 / 25e4
+
+    def __post_init__(self) -> None:
+        check_number("one_cycle: rise", self.rise, lambda rise: 0 < rise < 1, "be in (0, 1)")
+        _check_floor("one_cycle", self.start)
+        _check_floor("one_cycle", self.end)
+
+    def __call__(self, step: int) -> float:
+        peak = self.rise * self.num_steps - 1
+        if step < peak:
+            return _half_cosine(1 - step / peak, self.start)
+        return _half_cosine((step - peak) / (self.num_steps - 1 - peak), self.end)
+
+
+class WarmupStableDecay(Schedule, frozen=True, tag="warmup_stable_decay"):
+    """A linear warmup, a plateau at 1, and a linear decay to `floor`.
+
+    References:
+        Hu et al. 2024 (arXiv 2404.06395), section 4.
+    """
+
+    num_warmup: Natural
+    num_stable: Natural
+    num_decay: Count
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_floor("warmup_stable_decay", self.floor)
+
+    def __call__(self, step: int) -> float:
+        if step < self.num_warmup:
+            return (step + 1) / self.num_warmup
+        share = min(1.0, max(0.0, (step - self.num_warmup - self.num_stable) / self.num_decay))
+        return 1 + share * (self.floor - 1)
+
+
+class InverseSquareRoot(Schedule, frozen=True, tag="inverse_square_root"):
+    """A linear warmup to 1, then sqrt(num_warmup / step).
+
+    References:
+        Vaswani et al. 2017 (arXiv 1706.03762), eq. 3, with its peak at 1.
+    """
+
+    num_warmup: Count
+
+    def __call__(self, step: int) -> float:
+        t = step + 1
+        return min(t / self.num_warmup, math.sqrt(self.num_warmup / t))
+
+
+AnySchedule = (
+    Constant | StepDecay | LinearWarmup | Cosine | WarmRestarts | OneCycle | WarmupStableDecay | InverseSquareRoot
+)
+
+
+def _half_cosine(share: float, floor: float) -> float:
+    """From 1 at share 0 to floor at share 1; constant beyond both."""
+    share = min(1.0, max(0.0, share))
+    return floor + (1 - floor) * (1 + math.cos(math.pi * share)) / 2
+
+
+def _check_floor(owner: str, floor: float) -> None:
+    check_number(f"{owner}: factors", floor, lambda floor: 0 <= floor <= 1, "be in [0, 1]")
