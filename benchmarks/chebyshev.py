@@ -6,6 +6,7 @@ stands beside the probe's, on the same trajectory, with the P that the step used
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -102,17 +103,16 @@ def settle(row: Row, every: int = 100) -> Settled:
     )
 
 
-def main() -> None:
+def lines() -> Iterator[str]:
     torch.set_num_threads(1)
     heads = f"{'known':>7} {'dense':>7} {'ours':>7} {'|ours-dense|/residual':>22} {'products':>9}  raw sharpness"
-    print(f"{'method':<34} {heads}")
+    yield (f"{'method':<34} {heads}")
     for row in ROWS:
         got = settle(row)
         first, last = got.sharpness
         is_within = abs(got.ours - got.dense) <= 0.03 and abs(got.dense - row.expected) <= row.tolerance
         is_within = is_within and abs(got.ours - row.expected) <= row.tolerance
-        print(
+        yield (
             f"{row.label:<34} {row.expected:7.3f} {got.dense:7.3f} {got.ours:7.3f} {got.worst:22.3f} "
-            f"{got.products:9.1f}  {first:.1f} -> {last:.1f}   {'within' if is_within else 'MISS'}",
-            flush=True,
+            f"{got.products:9.1f}  {first:.1f} -> {last:.1f}   {'within' if is_within else 'MISS'}"
         )

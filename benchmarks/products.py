@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -91,11 +91,11 @@ def costs(model: nn.Module, loss_fn: Callable[..., Tensor], batch: object) -> tu
     return (before + median_seconds(gradient)) / 2, build, product
 
 
-def main() -> None:
+def lines() -> Iterator[str]:
     torch.set_num_threads(1)
-    print(f"{'model':<12} {'parameters':>10} {'gradient':>10} {'build':>7} {'product':>8} {'known':>6}")
+    yield (f"{'model':<12} {'parameters':>10} {'gradient':>10} {'build':>7} {'product':>8} {'known':>6}")
     for name, (model, loss_fn, batch) in cases().items():
         unit, build, product = costs(model, loss_fn, batch)
         size, ratio = sum(w.numel() for w in model.parameters()), product / unit
         verdict = "within" if ratio <= ALLOWED * KNOWN[name] else "MISS"
-        print(f"{name:<12} {size:>10} {unit:9.3f}s {build / unit:7.2f} {ratio:8.2f} {KNOWN[name]:6.2f}  {verdict}")
+        yield (f"{name:<12} {size:>10} {unit:9.3f}s {build / unit:7.2f} {ratio:8.2f} {KNOWN[name]:6.2f}  {verdict}")

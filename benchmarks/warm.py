@@ -40,10 +40,10 @@ def measurements(name: str, num_steps: int, every: int) -> Iterator[tuple[Measur
             last = top
 
 
-def main(num_steps: int = 400, every: int = 10) -> None:
+def lines(num_steps: int = 400, every: int = 10) -> Iterator[str]:
     torch.set_num_threads(2)
     heads = ("persisting", "products", "all warm", "products", "audits", "products")
-    print(f"{'method':<10}" + "".join(f"{head:>11}" for head in heads))
+    yield (f"{'method':<10}" + "".join(f"{head:>11}" for head in heads))
     for name in METHODS:
         seen = list(measurements(name, num_steps, every))
         warm = [(m.num_products, cosine) for m, cosine in seen if not m.is_audit]
@@ -52,6 +52,6 @@ def main(num_steps: int = 400, every: int = 10) -> None:
         every_one = [products for products, _ in warm]
         verdict = "within" if mean(steady) <= 5 else "MISS"
         cells = (len(steady), mean(steady), len(warm), mean(every_one), len(audits), mean(audits))
-        print(
-            f"{name:<10}" + "".join(f"{cell:>11.4g}" for cell in cells) + f"   {verdict} (at most 5 while it persists)"
+        yield (
+            f"{name:<10}" + "".join(f"{cell:>11.4g}" for cell in cells) + f"   at most 5 while it persists: {verdict}"
         )

@@ -110,6 +110,7 @@ def test_runs_without_any_says_so(tightrope, tmp_path):
         (["nesterov", "--lr", "1", "--beta1", "0.9"], ["threshold  1.35714 ", "grows 1.2823 times"]),
         (["adam", "--lr", "1e-3"], ["sqrt(nu/(1-beta2^t))", "threshold  38000 ", "38 / lr"]),
         (["adamw", "--lr", "1e-3", "--weight-decay", "0.1"], ["threshold  37998.1 "]),
+        (["adam", "--lr", "1", "--weight-decay", "0.5"], ["threshold  38 ", "P^-1 (H + wd I)", "grows 1.7721 times"]),
         (["rmsprop", "--lr", "0.01"], ["sqrt(nu) + eps", "threshold  200 "]),
     ],
 )
@@ -133,6 +134,7 @@ def test_threshold_prints_the_formula_the_gain_the_threshold_and_the_growth(tigh
         (["threshold", "adm"], "Did you mean 'adam'?"),
         (["threshold", "adam", "--beta3", "1"], "not a setting"),
         (["threshold", "adam", "--lr", "0"], "must be positive"),
+        (["threshold", "adamw", "--lr", "1", "--weight-decay", "3"], "must be below 2"),
         (["threshold"], "requires an argument"),
         (["report"], "name at least one run directory"),
         (["report", "nowhere"], "must be a run directory"),
@@ -182,3 +184,27 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, shell=True, capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
     assert read_run(tmp_path / "run").outcome == "completed"
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "config.toml"])
+def test_a_report_never_overwrites_a_run(tightrope, tmp_path, name):
+    tightrope("run", "bowl", "--out", "a")
+    before = (tmp_path / "a" / name).read_bytes()
+    code, _, err = tightrope("report", "a", "-o", f"a/{name}")
+    assert code == 2
+    assert "is another file" in err
+    assert (tmp_path / "a" / name).read_bytes() == before
+
+
+def test_a_report_replaces_an_earlier_one(tightrope):
+    tightrope("run", "bowl", "--out", "a")
+    assert tightrope("report", "a")[0] == 0
+    assert tightrope("report", "a")[0] == 0
+
+
+@pytest.mark.parametrize("target", ["> /dev/full", "| cat"])
+def test_output_that_cannot_be_written_or_encoded_does_not_end_the_run(tmp_path, target):
+    command = f"PYTHONIOENCODING=ascii {sys.executable} -m tightrope run bowl --out rüns {target}"
+    done = subprocess.run(command, cwd=tmp_path, shell=True, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    assert read_run(tmp_path / "rüns").outcome == "completed"

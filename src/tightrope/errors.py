@@ -34,7 +34,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         >>> did_you_mean("adm", ["adam", "gd"])
         "Did you mean 'adam'?"
     """
-    names = sorted(known)
+    names = sorted(set(known))
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}."
 

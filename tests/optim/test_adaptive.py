@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.reference import methods
+from tightrope.errors import UnsupportedOptimizerError
 from tightrope.optim import (
     RMS,
     Accumulated,
@@ -226,3 +227,22 @@ def test_a_custom_group_may_mix_rules_that_need_shapes_with_flat_ones():
         w.grad = torch.ones_like(w)
     optimizer.step()
     assert freeze(optimizer).P.shape == (9,)
+
+
+def test_a_subclass_that_takes_steps_of_its_own_is_refused():
+    class SignSGD(torch.optim.SGD):
+        def step(self, closure=None):
+            for w in self.param_groups[0]["params"]:
+                w.data.sub_(w.grad.sign(), alpha=self.param_groups[0]["lr"])
+
+    class Renamed(torch.optim.SGD):
+        pass
+
+    w = torch.nn.Parameter(torch.zeros(2))
+    assert "takes steps of its own" in freeze(SignSGD([w], 0.1)).reason
+    assert freeze(Renamed([w], 0.1)).stability_threshold() == pytest.approx(20)
+
+
+def test_freezing_what_is_no_optimizer_is_refused():
+    with pytest.raises(UnsupportedOptimizerError, match="needs a torch optimizer; got str"):
+        freeze("adam")

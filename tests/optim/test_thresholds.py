@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tightrope.errors import ConfigError
 from tightrope.optim import (
     GD,
     RMS,
@@ -91,7 +92,8 @@ def test_the_threshold_is_the_transfer_function_at_minus_one(momentum, lr, lr_wd
 
 
 def test_decay_that_diverges_by_itself_leaves_no_threshold():
-    assert none().stability_threshold(0.1, weight_decay=20.0) <= 0
+    with pytest.raises(ConfigError, match=r"lr \* weight_decay must be below 2; got 2.0"):
+        none().stability_threshold(0.1, weight_decay=20.0)
 
 
 # Each case: the rule, and lr times its threshold as the papers print it.

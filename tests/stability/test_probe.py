@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -177,3 +178,43 @@ def test_a_probe_for_other_parameters_than_the_optimizers_is_refused(trained):
     model, optimizer, batch = trained
     with pytest.raises(tr.errors.ShapeError, match="must hold the 18 measured parameters"):
         Probe(model, half_square, params=[model[0].weight]).measure(optimizer, batch)
+
+
+def test_a_one_shot_measurement_is_an_audit_with_an_upper_bound(trained):
+    model, optimizer, batch = trained
+    m = tr.measure(model, optimizer, half_square, batch)
+    assert m.is_audit
+    assert m.ratio <= dense_ratio(model, optimizer, batch) + 1e-12 <= m.upper <= 1.05 * m.ratio + m.residual
+
+
+def test_a_loss_of_nothing_has_a_status_and_no_number():
+    model = nn.Linear(2, 1)
+    m = tr.measure(model, GD(model.parameters(), lr=0.1), nn_mean, (torch.zeros(0, 2), torch.zeros(0, 1)))
+    assert m.status == "not_finite"
+    assert not m.has_ratio
+
+
+def nn_mean(model, batch):
+    return (model(batch[0]) - batch[1]).square().mean()
+
+
+def test_an_optimizer_of_another_copy_of_the_model_is_refused(trained):
+    model, optimizer, batch = trained
+    with pytest.raises(tr.errors.ShapeError, match="depends on none of them"):
+        tr.measure(copy.deepcopy(model), optimizer, half_square, batch)
+
+
+def test_a_probe_starts_anew_when_a_layer_is_frozen_between_measurements(trained):
+    model, optimizer, batch = trained
+    probe = Probe(model, half_square)
+    probe.measure(optimizer, batch)
+    model[0].requires_grad_(False)
+    m = probe.measure(optimizer, batch)
+    assert m.ratio == pytest.approx(dense_ratio(model, optimizer, batch), abs=m.residual)
+
+
+def test_an_optimizer_of_frozen_parameters_has_a_reason():
+    model = nn.Linear(2, 1).requires_grad_(False)
+    m = tr.measure(model, torch.optim.SGD(model.parameters(), 0.1), half_square, (torch.ones(1, 2), torch.ones(1, 1)))
+    assert m.status == "no_threshold"
+    assert "requires a gradient" in m.reason

@@ -82,3 +82,36 @@ def test_a_diverged_run_is_unstable():
     said = run_of([0.5, 3.0], is_diverged=True)
     assert said.name == "unstable"
     assert said.words == "Adam diverged; the last ratio measured is 3, at step 20."
+
+
+def test_a_solve_that_did_not_converge_is_never_stable():
+    unconverged = Measurement(
+        "max_products", ratio=0.026, residual=0.54, lower=0.026, upper=0.57, upper_kind="residual"
+    )
+    assert verdict(unconverged, step=100).name == "undecided"
+    beyond = Measurement("max_products", ratio=2.0, residual=0.5, lower=2.0, upper=2.5, upper_kind="residual")
+    assert verdict(beyond, step=100).name == "unstable"
+    bounded = Measurement("max_products", ratio=0.5, residual=0.3, lower=0.5, upper=0.8, upper_kind="probabilistic")
+    assert verdict(bounded, step=100).name == "stable"
+
+
+def test_a_run_whose_bounds_reach_the_edge_is_not_called_short_of_it():
+    said = run_verdict("Adam", [20, 30], [at(0.89, residual=0.5), at(0.5)])
+    assert said.name == "undecided"
+
+
+def test_a_run_stays_at_its_edge_only_with_several_measurements_that_all_lie_near():
+    assert "stays there" in run_of([0.3, *[1.0] * 20]).words
+    assert "stays there" not in run_of([0.3, 1.0]).words
+    assert "stays there" not in run_of([0.3, *[1.0] * 16, *[0.1] * 4]).words
+
+
+def test_negative_curvature_is_not_room_before_the_edge():
+    words = verdict(at(-0.05, growth=1.5), step=100).words
+    assert "1.5 times a step" in words
+    assert "not an edge" in words
+
+
+def test_numbers_that_are_not_finite_are_undecided():
+    assert verdict(at(float("inf"), float("nan")), step=100).name == "undecided"
+    assert verdict(at(1.0, float("nan")), step=100).name == "undecided"

@@ -16,7 +16,7 @@ from tightrope.training import PRESETS, RunConfig, StopConfig, from_mapping, loa
 positive = st.floats(min_value=1e-12, max_value=1e6)
 unit = st.floats(min_value=0, max_value=0.9999)
 methods = st.one_of(
-    st.builds(RECIPES["gd"], lr=positive, weight_decay=st.floats(0, 10)),
+    st.builds(RECIPES["gd"], lr=positive, weight_decay=st.just(0.0) | st.just(1e-7)),
     st.builds(RECIPES["heavyball"], lr=positive, beta1=unit, ema=st.booleans()),
     st.builds(RECIPES["adam"], lr=positive, beta1=unit, beta2=unit, eps=positive, bias_correction=st.booleans()),
     st.builds(
@@ -116,6 +116,13 @@ def test_the_presets_are_not_changed_by_overriding():
         (["rtol=0"], "measure.rtol: must be positive"),
         (["schedule=cosin"], "schedule.name: 'cosin' is not known. Did you mean 'cosine'?"),
         (["schedule=cosine"], "schedule: Object missing required field `num_steps`"),
+        (["seed=-1"], "seed: Expected `int` >= 0 (the value is -1)"),
+        (["seed=99999999999999999999"], "seed: Expected `int`"),
+        (
+            ["method=custom", "method.momentum_rule=3", "method.momentum_rule.beta=.5"],
+            "--set method.momentum_rule.beta:",
+        ),
+        (["method=adamw", "lr=1", "weight_decay=3"], "stability_threshold: lr * weight_decay must be below 2"),
         (["divergence=1"], "stop.divergence: must be above 1"),
     ],
 )
@@ -159,3 +166,10 @@ def test_a_method_is_made_from_text():
     assert recipe_from("adamw", {"lr": "1e-3", "beta1": ".5", "bias_correction": "false"}) == RECIPES["adamw"](
         lr=1e-3, beta1=0.5, bias_correction=False
     )
+
+
+def test_a_run_made_of_names_is_refused():
+    with pytest.raises(ConfigError, match="must be values such as"):
+        RunConfig(problem="digits", method="adam")
+    with pytest.raises(ConfigError, match="num_steps: must be a whole number, at least 1; got 0"):
+        RunConfig(problem=Chebyshev(), method=RECIPES["gd"](lr=0.1), num_steps=0)

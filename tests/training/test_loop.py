@@ -191,3 +191,14 @@ def test_a_schedule_sets_the_learning_rate_of_every_step_and_the_threshold_follo
     np.testing.assert_allclose(record.steps["lr"], expected)
     np.testing.assert_allclose(record.measurements["threshold"], 2 / expected)
     np.testing.assert_allclose(record.measurements["ratio"], expected / 2, rtol=1e-9)
+
+
+def test_a_loss_that_starts_at_zero_may_fall_below_it(tmp_path):
+    record = tr.run(quadratic(0.1, curvatures=(1.0, -1.0), start=(1.0, 1.0), num_steps=5), out=tmp_path / "run")
+    assert record.outcome == "completed"
+    assert record.steps["loss"][-1] < 0
+
+
+def test_a_first_loss_that_is_infinite_is_a_divergence(tmp_path):
+    config = quadratic(0.1, start=(1e30,), dtype="float32", num_steps=2)
+    assert tr.run(config, out=tmp_path / "run").outcome == "diverged"

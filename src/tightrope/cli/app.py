@@ -75,6 +75,8 @@ def run(
     _say(record)
     if report:
         _write_report([record], record.path / "report.html")
+    if record.outcome == "completed" and config.measure.every and not _is_measured(record):
+        return UNMEASURED
     return {"diverged": DIVERGED, "interrupted": INTERRUPTED}.get(record.outcome, 0)
 
 
@@ -128,14 +130,16 @@ def threshold(method: str, /, **options: str) -> None:
     from tightrope.training import recipe_from
 
     recipe = recipe_from(method, {key.replace("-", "_"): value for key, value in options.items()})
-    momentum, lr = recipe.momentum, recipe.lr
+    momentum, lr, decay = recipe.momentum, recipe.lr, recipe.decoupled_decay
+    operator = "P^-1 H" if recipe.is_decay_decoupled or not recipe.weight_decay else "P^-1 (H + wd I)"
+    formula = "(2 - lr wd) / (lr F(-1))" if decay else "2 / (lr F(-1))"
     for name, value in (
         ("method", recipe.label),
         ("P", recipe.preconditioner.formula),
         ("F(-1)", f"{momentum.alternating_gain:.6g}"),
-        ("threshold", f"{recipe.stability_threshold():.6g}   on lambda_1(P^-1 H): (2 - lr wd) / (lr F(-1))"),
+        ("threshold", f"{recipe.stability_threshold():.6g}   on lambda_1({operator}): {formula}"),
         ("in 1/lr", f"{recipe.stability_threshold() * lr:.6g} / lr"),
-        ("at 1.1x", f"grows {growth_at_ratio(momentum, lr, 1.1, recipe.weight_decay):.4f} times a step"),
+        ("at 1.1x", f"grows {growth_at_ratio(momentum, lr, 1.1, decay):.4f} times a step"),
     ):
         say(f"{name:<10} {value}")
 
@@ -156,6 +160,10 @@ def _say(record: RunRecord) -> None:
     say(ends[record.outcome])
     say(record.verdict["words"])
     say(f"Run: {record.path}")
+
+
+def _is_measured(record: RunRecord) -> bool:
+    return any(math.isfinite(ratio) for ratio in record.measurements["ratio"])
 
 
 def _row(path: Path) -> dict[str, Any]:

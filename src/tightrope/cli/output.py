@@ -7,9 +7,10 @@ import sys
 
 
 def say(text: str) -> None:
-    """Print one line now; after the pipe broke, print nothing."""
+    """Print one line now; after the reader or the disk gave out, print nothing."""
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(text, flush=True)
-    except BrokenPipeError:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError:
         # Nobody listens any more; without this the interpreter would complain again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -77,7 +77,7 @@ class _Measured:
         if m is None:
             return
         self.num_products += m.num_products
-        number = f"ratio {m.ratio:.3f} +- {m.residual:.3f}" if m.has_ratio else "no ratio"
+        number = f"ratio {m.ratio:.3f} +- {m.residual:.1g}" if m.has_ratio else "no ratio"
         self.words = f"{number}  {progress.verdict}"
 
 

@@ -82,7 +82,7 @@ def top_eigenvalues(
     Returns:
         EigenResult; eigenvalues (k,) descending, same unit as the operator (P^-1 H: 1 / lr).
     Raises:
-        ShapeError: k is not in 1..p, max_products is below k, or start is not (p, j).
+        ShapeError: k is not in 1..p, max_products is below k, rtol is negative, or start is not (p, j).
     Cost:
         At most max_products operator products (a block of k counts k); memory (p, 2 products).
     Example:
@@ -92,7 +92,7 @@ def top_eigenvalues(
     References:
         Parlett 1998, The Symmetric Eigenvalue Problem, chapters 11 and 13; Kuczynski and Wozniakowski 1992.
     """
-    _check(operator, k, start, max_products)
+    _check(operator, k, start, rtol, max_products)
     space = RitzSpace(operator, max_products)
     generator = torch.Generator().manual_seed(seed)
     if start is None:
@@ -216,9 +216,11 @@ def _not_finite(space: RitzSpace, k: int) -> EigenResult:
     return EigenResult(nan, nan, float("nan"), "residual", None, nan, none, none, space.num_products, "not_finite")
 
 
-def _check(operator: SymmetricOperator, k: int, start: Tensor | None, max_products: int) -> None:
+def _check(operator: SymmetricOperator, k: int, start: Tensor | None, rtol: float, max_products: int) -> None:
     if not 1 <= k <= operator.size:
         raise ShapeError(f"top_eigenvalues: k must be between 1 and p = {operator.size}; got {k}.")
+    if not rtol >= 0:
+        raise ShapeError(f"top_eigenvalues: rtol must be at least 0; got {rtol}.")
     if max_products < k:
         raise ShapeError(f"top_eigenvalues: max_products must be at least k = {k}; got {max_products}.")
     if start is not None and (start.ndim != 2 or start.shape[0] != operator.size):

@@ -69,7 +69,7 @@ class Hessian(SymmetricOperator):
         with observing(model), hooks_set_aside(self.params):
             for chunk, weight in _chunks(batch, chunk_size):
                 loss = weight * _checked(loss_fn(model, chunk))
-                g = torch.autograd.grad(loss, self.params, create_graph=True, materialize_grads=True)
+                g = _gradient(loss, self.params)
                 self.loss += float(loss.detach())
                 self.gradient += flatten([part.detach() for part in g])
                 self._graphs.append(g)
@@ -89,6 +89,16 @@ class Hessian(SymmetricOperator):
             return 0.0
         outputs, vectors = zip(*curved, strict=True)
         return flatten(torch.autograd.grad(outputs, self.params, vectors, retain_graph=True, materialize_grads=True))
+
+
+def _gradient(loss: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    g = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
+    if all(part is None for part in g):
+        raise ShapeError(
+            "Hessian: the loss must depend on the parameters measured; it depends on none of them. Was the model "
+            "copied or replaced after the optimizer was made?"
+        )
+    return tuple(torch.zeros_like(w) if part is None else part for w, part in zip(params, g, strict=True))
 
 
 def _checked(loss: Any) -> Tensor:

@@ -6,6 +6,7 @@ Legend: b1, b2 = decay of first and second moment, nu = second moment, t = step,
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tightrope.errors import ConfigError
+from tightrope.errors import ConfigError, UnsupportedOptimizerError
 
 from .frozen import Frozen, FrozenGroup
 from .method import GradientMethod
@@ -43,7 +44,9 @@ class Reading:
 
 
 def freeze(optimizer: torch.optim.Optimizer) -> Frozen:
-    """The optimizer with its preconditioner frozen as its last step used it.
+    """The optimizer with its preconditioner frozen as its last step left it.
+
+    Learning rate, betas and decay are those its groups hold now: call it before `scheduler.step()`.
 
     Returns:
         Frozen; where no linear method can be read its status and reason say why, and no number is given.
@@ -53,11 +56,17 @@ def freeze(optimizer: torch.optim.Optimizer) -> Frozen:
         >>> freeze(torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)).stability_threshold()
         20.0
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UnsupportedOptimizerError(f"freeze: needs a torch optimizer; got {type(optimizer).__name__}.")
     for kind in type(optimizer).__mro__:
         # A class of the same name from elsewhere may follow another rule.
         is_ours = kind.__module__.split(".")[0] in ("torch", "tightrope")
         if is_ours and kind.__name__ in NO_LINEAR_METHOD:
             return _without_method(optimizer, f"{kind.__name__}: {NO_LINEAR_METHOD[kind.__name__]}")
+        if is_ours and kind.__name__ in READERS and not _steps_as(type(optimizer), kind):
+            return _without_method(
+                optimizer, f"{type(optimizer).__name__} takes steps of its own, not those of {kind.__name__}."
+            )
         if is_ours and kind.__name__ in READERS:
             try:
                 return _assemble(optimizer, READERS[kind.__name__])
@@ -69,8 +78,15 @@ def freeze(optimizer: torch.optim.Optimizer) -> Frozen:
     )
 
 
+def _steps_as(kind: type, known: type) -> bool:
+    """Whether a class takes the very steps of a known one; torch wraps `step` for its profiler."""
+    return inspect.unwrap(kind.step) is inspect.unwrap(known.step)  # type: ignore[attr-defined]
+
+
 def _assemble(optimizer: torch.optim.Optimizer, read: Callable[[Any, dict[str, Any]], Reading]) -> Frozen:
     parts = [(read(optimizer, group), group) for group in optimizer.param_groups if _movable(group)]
+    if not parts:
+        return _without_method(optimizer, "no parameter of the optimizer requires a gradient.")
     groups = tuple(_describe(group, reading) for reading, group in parts)
     if any(group.get("maximize", False) for _, group in parts):
         return _without_method(optimizer, "maximize=True ascends the loss: no stability threshold applies.")

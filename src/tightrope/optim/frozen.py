@@ -21,7 +21,7 @@ class FrozenGroup:
 
     Attributes:
         momentum: Its linear momentum rule.
-        lr: The learning rate of the step that used P.
+        lr: The learning rate its group holds.
         weight_decay: Decoupled decay.
         coupled_decay: Decay added to the gradient (L2).
         size: Number of parameter elements.

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from tightrope.errors import check_number
 
+DECAY_DIVERGES = "From there on the decay alone makes the weights oscillate and grow."
+
 
 class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The linear momentum rule m <- b m + k (1-b) g with direction k (1-c) g + c m.
@@ -80,6 +82,8 @@ class Momentum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         (2 - lr wd) / (lr F(-1)), with decoupled weight decay wd. Above it the iterate oscillates and grows.
         """
         check_number("stability_threshold: lr", lr, lambda lr: lr > 0, "be positive")
+        decay = lr * weight_decay
+        check_number("stability_threshold: lr * weight_decay", decay, lambda d: d < 2, "be below 2", DECAY_DIVERGES)
         return (2 - lr * weight_decay) / (lr * self.alternating_gain)
 
 

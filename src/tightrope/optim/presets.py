@@ -1,4 +1,4 @@
-"""The named methods under torch's names and keywords; the lecture spelling (beta1=, beta2=) is accepted too."""
+"""The named methods under torch's names and main keywords; the lecture spelling (beta1=, beta2=) works too."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ def RMSprop(
     *,
     beta2: float | None = None,
 ) -> GradientMethod:
-    """RMSProp (Tieleman and Hinton 2012), torch's keywords; `beta2` is `alpha`. Decay is added to the gradient."""
+    """RMSProp (Tieleman and Hinton 2012) without momentum; `beta2` is `alpha`. Decay is added to the gradient.
+
+    torch's keywords but `momentum` and `centered`, which put another method after or into P; `freeze` reads both.
+    """
     decay = alpha if beta2 is None else beta2
     recipe = RMSPropRecipe(lr=lr, beta2=decay, eps=eps, weight_decay=weight_decay)
     return recipe.build(params)
@@ -93,7 +96,10 @@ def Adam(
     bias_correction: bool = True,
     decoupled_weight_decay: bool = False,
 ) -> GradientMethod:
-    """Adam (Kingma and Ba 2015, Algorithm 1); decay is added to the gradient unless decoupled, as in torch."""
+    """Adam (Kingma and Ba 2015, Algorithm 1); decay is added to the gradient unless decoupled, as in torch.
+
+    For torch's `amsgrad=True` see `AMSGrad(bias_correction=True)`.
+    """
     recipe = AdamRecipe(
         lr=lr,
         beta1=betas[0] if beta1 is None else beta1,

@@ -45,6 +45,11 @@ class Recipe(
         """Its preconditioner rule; the identity unless the method has one."""
         return Identity()
 
+    @property
+    def decoupled_decay(self) -> float:
+        """The decay that acts on the weights directly, 0 where it is added to the gradient."""
+        return self.weight_decay if self.is_decay_decoupled else 0.0
+
     def build(self, params: Iterable[Any], *, decoupled_weight_decay: bool | None = None) -> GradientMethod:
         """The optimizer over these parameters, with the recipe's kind of decay unless told otherwise."""
         return GradientMethod(
@@ -60,7 +65,7 @@ class Recipe(
 
     def stability_threshold(self) -> float:
         """Threshold of the frozen method in units of 1 / lr, on lambda_1(P^-1 H), or P^-1 (H + wd) if decay is L2."""
-        return self.momentum.stability_threshold(self.lr, self.weight_decay if self.is_decay_decoupled else 0.0)
+        return self.momentum.stability_threshold(self.lr, self.decoupled_decay)
 
 
 class GDRecipe(Recipe, frozen=True, tag="gd"):

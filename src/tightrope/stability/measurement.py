@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class Measurement:
         growth: Factor a step by which the frozen method grows along the top direction, in the long run; None
             where groups differ.
         loss: The loss where it was measured.
-        is_audit: The ratio was found from a cold random start.
+        is_audit: The ratio was found from a cold random start, and its upper bound tightened.
         status: "converged", "max_products", "bound_not_reached", "not_finite", "not_stepped" or "no_threshold".
         reason: Why a status other than "converged"; empty otherwise.
         num_products: Hessian-vector products spent, ratio and sharpness together.
@@ -57,7 +58,18 @@ class Measurement:
     @property
     def has_ratio(self) -> bool:
         """Whether the ratio is a number (converged or not)."""
-        return self.ratio == self.ratio
+        return math.isfinite(self.ratio)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which two numbers the ratio lies, as far as this measurement supports.
+
+        `ratio +- residual` of a solve that converged; of one that did not, the rigorous lower bound and whatever
+        upper bound there is, for then the residual may belong to another eigenvalue.
+        """
+        if self.status in ("converged", "bound_not_reached"):
+            return self.ratio - self.residual, self.ratio + self.residual
+        return self.lower, self.upper if self.upper_kind in ("exact", "probabilistic") else math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes as a dict, as they are stored."""

@@ -13,6 +13,10 @@ from .measurement import Measurement
 EDGE_BAND = (0.9, 1.2)
 """Ratios called "at the edge": healthy runs without heavy ball momentum hover a little above 1, not below it
 (Cohen et al. 2022, Appendix C)."""
+STAYS = (0.7, 1.5)
+"""Within these nine tenths of a plateau's ratios lie if a run is said to stay at its edge."""
+NUM_TO_STAY = 5
+"""Measurements a plateau needs for that."""
 NUM_EARLY_STEPS = 10
 """Steps during which an adaptive ratio means nothing: P is still near its floor on many coordinates."""
 
@@ -38,27 +42,35 @@ def verdict(measurement: Measurement, step: int, *, is_adaptive: bool = True) ->
     number = f"ratio {measurement.ratio:.3g} +- {measurement.residual:.1g}"
     if is_adaptive and step <= NUM_EARLY_STEPS:
         return Verdict("too early to say", f"{number}, but the preconditioner has seen only {step} gradients.")
-    name = _band(measurement.ratio, measurement.residual)
+    name = _band(*measurement.bounds)
     if name == "stable":
-        room = f"{1 / measurement.ratio:.3g} times" if measurement.ratio > 0 else "any number of times"
-        return Verdict(name, f"{number}: the curvature could grow {room} before the edge.")
+        return Verdict(name, f"{number}: {_room(measurement)}.")
     if name == "at the edge":
         return Verdict(name, f"{number}: curvature and step size are in balance, as in most healthy runs.")
     if name == "unstable":
         growth = f" {measurement.growth:.3g} times a step" if measurement.growth else ""
         return Verdict(name, f"{number}: along the sharpest direction the frozen method grows{growth}.")
-    return Verdict(name, f"{number}: the residual reaches across a border; more products would decide.")
+    return Verdict(name, f"{number}: the bounds reach across a border; more products would decide.")
 
 
-def _band(ratio: float, residual: float) -> str:
-    """The band that holds both ends of ratio +- residual, or `undecided`."""
-    low, high = EDGE_BAND
+def _room(measurement: Measurement) -> str:
+    """What a ratio below the edge leaves; negative curvature is told apart, it is not the edge."""
+    if measurement.ratio > 0:
+        return f"the curvature could grow {1 / measurement.ratio:.3g} times before the edge"
+    if measurement.growth is not None and measurement.growth > 1:
+        return f"no positive curvature; the run leaves a saddle, {measurement.growth:.3g} times a step, not an edge"
+    return "no positive curvature, so no edge is near"
+
+
+def _band(low: float, high: float) -> str:
+    """The band that holds both bounds, or `undecided`."""
 
     def band(value: float) -> str:
-        return "stable" if value < low else "unstable" if value > high else "at the edge"
+        return "stable" if value < EDGE_BAND[0] else "unstable" if value > EDGE_BAND[1] else "at the edge"
 
-    first, last = band(ratio - residual), band(ratio + residual)
-    return first if first == last else "undecided"
+    if low != low or high != high:
+        return "undecided"
+    return band(low) if band(low) == band(high) else "undecided"
 
 
 @dataclass(frozen=True)
@@ -110,40 +122,57 @@ def run_verdict(
     """
     seen = [(step, m) for step, m in zip(steps, measurements, strict=True) if m.has_ratio]
     if is_diverged:
-        last = f"; the last ratio measured is {seen[-1][1].ratio:.3g}, at step {seen[-1][0]}" if seen else ""
-        return RunVerdict("unstable", f"{method} diverged{last}.")
+        return RunVerdict("unstable", f"{method} diverged{_last_seen(seen)}.")
     if not seen:
-        return RunVerdict("undecided", f"{method} was not measured.")
+        why = f": {measurements[-1].reason}" if measurements else "."
+        return RunVerdict("undecided", f"{method} was not measured{why}")
     late = [(step, m) for step, m in seen if step > NUM_EARLY_STEPS or not is_adaptive]
     if not late:
         return RunVerdict("too early to say", f"{method} has no measurement past its first {NUM_EARLY_STEPS} steps.")
     first_step = next((step for step, m in late if m.ratio >= EDGE_BAND[0]), None)
     if first_step is None:
-        top_step, top = max(late, key=lambda pair: pair[1].ratio)
-        return RunVerdict(
-            "stable",
-            f"{method} stayed short of its edge: the highest ratio is {top.ratio:.3g} +- {top.residual:.1g}, "
-            f"at step {top_step}.",
-        )
+        return _short_of_the_edge(method, late)
     return _plateau_verdict(method, first_step, [pair for pair in late if pair[0] >= first_step])
+
+
+def _last_seen(seen: list[tuple[int, Measurement]]) -> str:
+    if not seen:
+        return ""
+    step, last = seen[-1]
+    words = f"; the last ratio measured is {last.ratio:.3g}, at step {step}"
+    if last.ratio >= EDGE_BAND[0]:
+        return words
+    return f"{words}, which is below the edge: it left between two measurements, or along negative curvature"
+
+
+def _short_of_the_edge(method: str, late: list[tuple[int, Measurement]]) -> RunVerdict:
+    top_step, top = max(late, key=lambda pair: pair[1].bounds[1])
+    number = f"{top.ratio:.3g} +- {top.residual:.1g}, at step {top_step}"
+    if top.bounds[1] < EDGE_BAND[0]:
+        return RunVerdict("stable", f"{method} stayed short of its edge: the highest ratio is {number}.")
+    return RunVerdict(
+        "undecided", f"{method} may or may not have reached its edge: the ratio {number}, is not sure enough."
+    )
 
 
 def _plateau_verdict(method: str, first_step: int, late: list[tuple[int, Measurement]]) -> RunVerdict:
     last_step = late[-1][0]
-    start = (first_step + last_step) / 2
-    plateau = [(step, m) for step, m in late if step >= start]
+    plateau = [(step, m) for step, m in late if step >= (first_step + last_step) / 2]
     ratios = np.array([m.ratio for _, m in plateau])
     low, median, high = (float(q) for q in np.quantile(ratios, [0.05, 0.5, 0.95]))
     residual = float(np.median([m.residual for _, m in plateau]))
-    name = _band(median, residual)
+    lower, upper = (float(np.median(ends)) for ends in zip(*(m.bounds for _, m in plateau), strict=True))
+    name = _band(lower, upper)
     numbers = (
         f"over steps {plateau[0][0]} to {last_step} the median ratio is {median:.3f} +- {residual:.1g} "
         f"({low:.2f} to {high:.2f})"
     )
+    stays = len(plateau) >= NUM_TO_STAY and STAYS[0] <= low and high <= STAYS[1]
     words = {
-        "at the edge": f"{method} reached its edge of stability at step {first_step} and stays there: {numbers}.",
+        "at the edge": f"{method} reached its edge of stability at step {first_step}"
+        + (f" and stays there: {numbers}." if stays else f"; {numbers}."),
         "stable": f"{method} touched its edge at step {first_step} and fell back below it: {numbers}.",
-        "unstable": f"{method} is beyond its edge since step {first_step}: {numbers}.",
+        "unstable": f"{method} is beyond its edge: {numbers}.",
         "undecided": f"{method} came near its edge at step {first_step}, on the border of a band: {numbers}.",
     }[name]
     return RunVerdict(name, words, first_step, plateau[0][0], last_step, median, low, high, residual, len(plateau))

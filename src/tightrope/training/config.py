@@ -13,13 +13,14 @@ from typing import Annotated, Any
 import msgspec
 import tomli_w
 
-from tightrope.errors import ConfigError, did_you_mean
+from tightrope.errors import ConfigError, check_number, did_you_mean
 from tightrope.optim import RECIPES, AnyRecipe, AnySchedule, Constant, Recipe
-from tightrope.problems import PROBLEMS, AnyProblem
+from tightrope.problems import PROBLEMS, AnyProblem, ProblemConfig
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
-STRICT: dict[str, Any] = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True}
+Seed = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""Leaves room for the measurements' own seeds above it."""
 
 
 class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,7 +47,7 @@ class StopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         loss: End once the training loss is at or below this.
-        divergence: End as diverged once the loss is this many times the first, or not finite.
+        divergence: End as diverged once the loss is not finite, or this many times the first (or 1, if that is more).
     """
 
     loss: float | None = None
@@ -75,12 +76,18 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     schedule: AnySchedule = Constant()
     num_steps: Count = 500
     batch_size: Count | None = None
-    seed: Natural = 0
+    seed: Seed = 0
     dtype: str = "float32"
     measure: MeasureConfig = MeasureConfig()
     stop: StopConfig = StopConfig()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.problem, ProblemConfig) or not isinstance(self.method, Recipe):
+            raise ConfigError(
+                "RunConfig: problem and method must be values such as Digits() and RECIPES['adam'](lr=1e-3); "
+                f"got {self.problem!r} and {self.method!r}."
+            )
+        check_number("num_steps:", self.num_steps, lambda n: n >= 1 and n == int(n), "be a whole number, at least 1")
         if self.dtype not in ("float32", "float64"):
             raise ConfigError(f"dtype: must be 'float32' or 'float64'; got '{self.dtype}'.")
         if not 0 < self.method.lr < math.inf:
@@ -92,7 +99,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if not self.stop.divergence > 1:
             raise ConfigError(f"stop.divergence: must be above 1; got {self.stop.divergence}.")
         # Building the rules checks their hyperparameters.
-        _ = self.method.momentum, self.method.preconditioner
+        _ = self.method.stability_threshold(), self.method.preconditioner
 
     def to_toml(self) -> str:
         """The configuration as TOML; `from_mapping` of its parse is equal to it."""
@@ -157,6 +164,8 @@ def override(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict[str, A
         table = result
         for name in tables:
             table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {key}: {name} must be a table to set something in it; got {table!r}.")
         table[leaf] = _value(text.strip())
         if leaf in ("problem", "method", "schedule") and not tables:
             result = _renamed(leaf, mapping, result)
@@ -251,7 +260,7 @@ def _is_below_a_rule(key: str, paths: Iterable[str]) -> bool:
 
 def _value(text: str) -> Any:
     """The text read as TOML, and as it is where it is none; TOML has no `1.`, `.5` or `True`, people do."""
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE) and not text.isdigit():
+    if re.fullmatch(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE):
         return float(text)
     if text in ("True", "False"):
         return text == "True"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _train(config: RunConfig, problem: Problem, writer: RunWriter, observe: Call
                 group["lr"] = lr
             writer.write("step", step=step, loss=loss, lr=lr, grad_norm=problem.gradient.norm().item())
             first_loss = loss if first_loss is None else first_loss
-            if not abs(loss) <= config.stop.divergence * abs(first_loss):
+            if not math.isfinite(loss) or abs(loss) > config.stop.divergence * max(abs(first_loss), 1.0):
                 outcome = "diverged"
                 break
             is_last = step == config.num_steps or (config.stop.loss is not None and loss <= config.stop.loss)

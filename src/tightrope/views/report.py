@@ -13,9 +13,11 @@ from .facts import labels
 from .figures import panels
 from .page import render
 
+DOCTYPE = b"<!doctype html>"
+
 
 def write_report(runs: Sequence[RunRecord], out: Path, *, title: str | None = None) -> Path:
-    """The path of one self-contained HTML file about the runs; a file of that name is replaced.
+    """The path of one self-contained HTML file about the runs; an earlier report of that name is replaced.
 
     Args:
         runs: At least one, as `read_run` returns them; several are drawn over each other.
@@ -24,7 +26,7 @@ def write_report(runs: Sequence[RunRecord], out: Path, *, title: str | None = No
     Returns:
         `out`.
     Raises:
-        StoreError: no run is given, `out` is a directory, or it cannot be written.
+        StoreError: no run is given, `out` is a directory or another file, or it cannot be written.
     """
     out = Path(out)
     if not runs:
@@ -36,6 +38,8 @@ def write_report(runs: Sequence[RunRecord], out: Path, *, title: str | None = No
     page = render(runs, panels(runs), title or _title(runs), get_plotlyjs())
     try:
         _replace(out, page)
+    except StoreError:
+        raise
     except IsADirectoryError as error:
         raise StoreError(
             f"report: out must be a file; {out} is a directory. Name a file in it: {out / 'report.html'}."
@@ -53,6 +57,8 @@ def _replace(out: Path, page: str) -> None:
     """Write beside the file, then rename: a reader sees the old page or the new one, never half."""
     if out.is_dir():
         raise IsADirectoryError(out)
+    if out.exists() and not out.read_bytes()[: len(DOCTYPE)].lower() == DOCTYPE:
+        raise StoreError(f"report: out must be new, or an earlier report; {out} is another file. Choose another.")
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
