@@ -35,8 +35,9 @@ def test_run_trains_prints_its_verdict_and_stores_the_run(tightrope, tmp_path):
     assert (code, err) == (0, "")
     record = read_run(tmp_path / "runs" / "digits-adam")
     assert record.verdict["words"] in out
-    assert "step 15/15  loss" in out
-    assert "ratio" in out
+    assert "step 15/15  ratio" in out
+    assert "  loss 0." in out
+    assert "  lr 0.0004" in out
     assert "products" in out
     assert "s left" in out
 

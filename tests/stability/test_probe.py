@@ -218,3 +218,10 @@ def test_an_optimizer_of_frozen_parameters_has_a_reason():
     m = tr.measure(model, torch.optim.SGD(model.parameters(), 0.1), half_square, (torch.ones(1, 2), torch.ones(1, 1)))
     assert m.status == "no_threshold"
     assert "requires a gradient" in m.reason
+
+
+def test_a_learning_rate_of_zero_is_a_ratio_of_zero_at_the_cost_of_one_product(trained):
+    model, _, batch = trained
+    m = Probe(model, half_square, has_sharpness=False).measure(GD(model.parameters(), lr=0.0), batch)
+    assert (m.ratio, m.num_products, m.status) == (0.0, 1, "converged")
+    assert m.threshold == math.inf

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from tightrope.training import Progress as RunProgress
 
 from .output import say
 
 SECONDS_BETWEEN_LINES = 2.0
+WIDTH_FOR_A_BAR = 110
 
 
 @contextmanager
@@ -29,11 +31,13 @@ def watching(num_steps: int) -> Iterator[Callable[[RunProgress], None]]:
 
 @contextmanager
 def _live(console: Console, num_steps: int) -> Iterator[Callable[[RunProgress], None]]:
+    width = len(f"step {num_steps}/{num_steps}")
+    bar = [BarColumn(bar_width=12)] if console.width >= WIDTH_FOR_A_BAR else []
     line = Progress(
-        TextColumn("step {task.completed}/{task.total}"),
-        BarColumn(bar_width=12),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(compact=True),
+        TextColumn("step {task.completed}/{task.total}", table_column=Column(min_width=width, no_wrap=True)),
+        *bar,
+        TimeRemainingColumn(compact=True, table_column=Column(min_width=5, no_wrap=True)),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="crop")),
         console=console,
     )
     with line:
@@ -82,4 +86,5 @@ class _Measured:
 
 
 def _text(progress: RunProgress, measured: _Measured) -> str:
-    return f"loss {progress.loss:.4g}  lr {progress.lr:.3g}  {measured.words}  {measured.num_products} products"
+    # What a narrow terminal may cut off stands last.
+    return f"{measured.words}  loss {progress.loss:.4g}  lr {progress.lr:.3g}  {measured.num_products} products"
