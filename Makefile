@@ -28,10 +28,12 @@ docs: $(STAMP)  ## check that every public name, command and preset is documente
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (a few minutes, once)"
-	@if $(PYTHON) -c "import torch" 2>/dev/null; then \
-	  $(PYTHON) -m venv --system-site-packages $(VENV) && grep -v "^torch==" constraints.txt > $(VENV)/constraints.txt; \
-	else \
-	  $(PYTHON) -m venv $(VENV) && cp constraints.txt $(VENV)/constraints.txt; \
+	@$(PYTHON) -m venv --clear $(VENV)
+	@cp constraints.txt $(VENV)/constraints.txt
+	@# An interpreter that has torch 2.13 lends it: its packages are seen after the environment's own.
+	@if $(PYTHON) -c "import torch; assert torch.__version__.startswith('2.13.')" 2>/dev/null; then \
+	  $(PYTHON) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$(echo $(VENV)/lib/python*/site-packages)/lender.pth; \
+	  grep -v "^torch==" constraints.txt > $(VENV)/constraints.txt; \
 	fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev]"
 	@touch $(STAMP)
