@@ -210,6 +210,7 @@ def test_a_probe_starts_anew_when_a_layer_is_frozen_between_measurements(trained
     probe.measure(optimizer, batch)
     model[0].requires_grad_(False)
     m = probe.measure(optimizer, batch)
+    assert m.is_audit
     assert m.ratio == pytest.approx(dense_ratio(model, optimizer, batch), abs=m.residual)
 
 

@@ -72,6 +72,7 @@ def test_a_setting_is_found_by_its_last_name_or_its_path():
 def test_choosing_another_method_keeps_lr_and_decay_where_the_preset_has_them():
     config = demo("method=rmsprop", "beta2=0.9")
     assert config.method == RECIPES["rmsprop"](lr=4e-4, beta2=0.9)
+    assert demo("lr=9", "method=rmsprop").method.lr == 9
 
 
 def test_a_schedule_is_chosen_by_name_and_set_by_path():

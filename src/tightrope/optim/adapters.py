@@ -162,7 +162,7 @@ def _read_gradient_method(optimizer: GradientMethod, group: dict[str, Any]) -> R
         momentum=group["momentum"],
         is_decoupled=group["decoupled_weight_decay"],
         diagonal=lambda w: optimizer.preconditioner(group, w),
-        is_ready=(lambda w: bool(optimizer.state.get(w))) if group["preconditioner"].is_adaptive else None,
+        is_ready=(lambda w: optimizer.has_preconditioner(group, w)) if group["preconditioner"].is_adaptive else None,
     )
 
 

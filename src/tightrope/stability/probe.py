@@ -141,12 +141,13 @@ class Probe:
             # Parameters were frozen or added since: nothing of the last measurement fits.
             self._warm_ratio = self._warm_sharpness = self._last_ratio = None
         start, last = self._warm_ratio, self._last_ratio
-        is_due = bool(self.audit_every) and self.num_measurements % self.audit_every == 0
+        has_audits = self.audit_every > 0
+        is_due = has_audits and (start is None or self.num_measurements % self.audit_every == 0)
         result, spent = None, 0
         if start is not None and not is_due:
             result = self._solve(scaled, self.k, start)
             spent = result.num_products
-            is_due = bool(self.audit_every) and last is not None and (last < 1) != (float(result.values[0]) < 1)
+            is_due = has_audits and last is not None and (last < 1) != (float(result.values[0]) < 1)
         if result is None or is_due:
             # Where nothing moves (lr = 0) the operator is zero, and no bound is within a share of its eigenvalue.
             is_moving = bool(scaled.half.any())

@@ -22,6 +22,9 @@ Natural = Annotated[int, msgspec.Meta(ge=0)]
 Seed = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 """Leaves room for the measurements' own seeds above it."""
 
+NAMED_TABLES = ("problem", "method", "schedule")
+"""Tables whose `name` picks what else they hold; `--set method=adam` names them by it."""
+
 
 class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When and how closely to measure.
@@ -166,17 +169,15 @@ def override(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict[str, A
             table = table.setdefault(name, {})
             if not isinstance(table, dict):
                 raise ConfigError(f"--set {key}: {name} must be a table to set something in it; got {table!r}.")
-        table[leaf] = _value(text.strip())
-        if leaf in ("problem", "method", "schedule") and not tables:
-            result = _renamed(leaf, mapping, result)
+        value = _value(text.strip())
+        table[leaf] = _named(value, table.get(leaf)) if not tables and leaf in NAMED_TABLES else value
     return result
 
 
-def _renamed(table: str, before: Mapping[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """`--set method=rmsprop` picks another method by name; its learning rate and decay stay where it has them."""
-    former = before.get(table, {})
-    kept = {key: former[key] for key in ("lr", "weight_decay") if key in former}
-    return {**after, table: {"name": after[table], **kept}}
+def _named(name: Any, former: Any) -> dict[str, Any]:
+    """`--set method=rmsprop` picks another method by name; learning rate and decay stay as they were set."""
+    settings = former if isinstance(former, Mapping) else {}
+    return {"name": name, **{key: settings[key] for key in ("lr", "weight_decay") if key in settings}}
 
 
 def known_paths(mapping: Mapping[str, Any]) -> list[str]:
@@ -240,7 +241,7 @@ def _check_names(mapping: Mapping[str, Any]) -> None:
 def _full_path(key: str, mapping: Mapping[str, Any]) -> list[str]:
     """The dotted path a key of `--set` means: itself, or the one setting whose last part it is."""
     paths = known_paths(mapping)
-    if key in paths or key in ("problem", "method", "schedule"):
+    if key in paths or key in NAMED_TABLES:
         return key.split(".")
     found = [path for path in paths if path.endswith(f".{key}")]
     if len(found) == 1:
