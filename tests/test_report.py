@@ -74,7 +74,7 @@ def write_run(
     end: dict[str, Any] | None = END,
 ) -> RunRecord:
     """A run directory, written and read back."""
-    with RunWriter(path, 'num_steps = 40\n[problem]\nname = "chebyshev"\n') as writer:
+    with RunWriter.new(path, 'num_steps = 40\n[problem]\nname = "chebyshev"\n') as writer:
         writer.write("start", **start)
         for step, loss in enumerate(losses, start=1):
             writer.write("step", step=step, loss=loss, lr=1e-3, grad_norm=loss)

@@ -13,7 +13,7 @@ from tightrope.store import RunWriter, find_runs, read_run
 
 
 def write_run(path, num_steps=3):
-    with RunWriter(path, "seed = 1\n") as writer:
+    with RunWriter.new(path, "seed = 1\n") as writer:
         writer.write("start", method="Adam")
         for step in range(1, num_steps + 1):
             writer.write("step", step=step, loss=1 / step, lr=0.1, grad_norm=float("inf"))
@@ -86,14 +86,14 @@ def test_a_directory_that_holds_files_is_never_written_to(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "precious.txt").write_text("x")
     with pytest.raises(StoreError, match="must be new or empty"):
-        RunWriter(tmp_path / "a", "")
+        RunWriter.new(tmp_path / "a", "")
     assert os.listdir(tmp_path / "a") == ["precious.txt"]
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "a").write_text("x")
     with pytest.raises(StoreError, match="must be writable"):
-        RunWriter(tmp_path / "a", "")
+        RunWriter.new(tmp_path / "a", "")
     assert (tmp_path / "a").read_text() == "x"
 
 

@@ -90,10 +90,10 @@ def test_minibatches_cover_each_epoch_once_in_a_new_order(tmp_path):
         num_examples = 4
         rows = staticmethod(lambda index: index.tolist())
 
-    from tightrope.training.loop import _batches
+    from tightrope.training.batches import Batches
 
-    batches = _batches(Rows(), small_digits(batch_size=1))
-    epochs = [[next(batches)[0] for _ in range(4)] for _ in range(6)]
+    batches = Batches(Rows(), 1, seed=0)
+    epochs = [[batches.next()[0] for _ in range(4)] for _ in range(6)]
     assert all(sorted(epoch) == [0, 1, 2, 3] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
 

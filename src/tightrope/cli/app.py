@@ -72,12 +72,37 @@ def run(
     path = out or new_path(Path("runs"), Path(what).stem if is_file else what)
     with watching(config.num_steps) as observe:
         record = train(config, out=path, observe=observe)
-    _say(record)
-    if report:
-        _write_report([record], record.path / "report.html")
-    if record.outcome == "completed" and config.measure.every and not _is_measured(record):
-        return UNMEASURED
-    return {"diverged": DIVERGED, "interrupted": INTERRUPTED}.get(record.outcome, 0)
+    return _conclude(record, report)
+
+
+@app.command
+def resume(
+    path: Path,
+    /,
+    *,
+    anyway: Annotated[bool, Parameter(negative="")] = False,
+    report: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Take up a run that was stopped or killed, from its last checkpoint, as if nothing had happened.
+
+    Args:
+        path: The run directory.
+        anyway: Go on although versions or device differ from those of the checkpoint.
+        report: Write the run's report.html into its directory as well.
+    """
+    from tightrope.store import read_run
+    from tightrope.training import resume as take_up
+
+    from .progress import watching
+
+    former = read_run(path)
+    if former.outcome in ("unfinished", "interrupted"):
+        with watching(former.config.get("num_steps", 0)) as observe:
+            record = take_up(path, observe=observe, is_strict=not anyway)
+    else:
+        say("This run has ended; there is nothing to resume.")
+        record = former
+    return _conclude(record, report)
 
 
 @app.command
@@ -150,12 +175,23 @@ def _write_report(records: list[RunRecord], out: Path) -> None:
     say(f"Report: {write_report(records, out)}")
 
 
+def _conclude(record: RunRecord, has_report: bool) -> int:
+    """Say how a run ended, write its report if asked, and return the exit code."""
+    _say(record)
+    if has_report:
+        _write_report([record], record.path / "report.html")
+    is_to_be_measured = record.config.get("measure", {}).get("every", 1) != 0
+    if record.outcome == "completed" and is_to_be_measured and not _is_measured(record):
+        return UNMEASURED
+    return {"diverged": DIVERGED, "interrupted": INTERRUPTED}.get(record.outcome, 0)
+
+
 def _say(record: RunRecord) -> None:
     ends = {
         "completed": f"Done after {record.end.get('step')} steps.",
         "target_loss": f"Target loss reached at step {record.end.get('step')}.",
         "diverged": f"Diverged at step {record.end.get('step')}; everything up to there is stored.",
-        "interrupted": f"Interrupted at step {record.end.get('step')}; everything up to there is stored.",
+        "interrupted": f"Interrupted at step {record.end.get('step')}; `tightrope resume {record.path}` goes on.",
     }
     say(ends[record.outcome])
     say(record.verdict["words"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 NAN = float("nan")
@@ -74,3 +75,15 @@ class Measurement:
     def to_dict(self) -> dict[str, Any]:
         """The attributes as a dict, as they are stored."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Measurement:
+        """The measurement a stored event holds; what else the event holds is left out."""
+        names = {field.name for field in fields(cls)} & set(stored)
+        values = {name: _number(stored[name]) for name in names}
+        return cls(**{**values, "ratios": tuple(_number(value) for value in stored.get("ratios", ()))})
+
+
+def _number(value: Any) -> Any:
+    """A number from its stored text where it is not finite, anything else as it is."""
+    return float(value) if value in ("nan", "inf", "-inf") else value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,6 +99,22 @@ class Probe:
         """(p,) unit top eigenvector of the last measurement, in coordinates scaled by D^-1/2; None without one."""
         return None if self._warm_ratio is None else self._warm_ratio[:, 0]
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the next measurement starts from: tensors and numbers, for a checkpoint."""
+        return {
+            "num_measurements": self.num_measurements,
+            "last_ratio": self._last_ratio,
+            "warm_ratio": self._warm_ratio,
+            "warm_sharpness": self._warm_sharpness,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another probe of the same settings stood; its next measurement is bit for bit the other's."""
+        self.num_measurements = state["num_measurements"]
+        self._last_ratio = state["last_ratio"]
+        self._warm_ratio = state["warm_ratio"]
+        self._warm_sharpness = state["warm_sharpness"]
+
     def _matching(self, frozen: Frozen) -> list[Tensor]:
         params = list(frozen.parameters if self.params is None else self.params)
         num, expected = sum(w.numel() for w in params), sum(w.numel() for w in frozen.parameters)
@@ -153,13 +169,13 @@ class Probe:
             is_moving = bool(scaled.half.any())
             result = self._solve(scaled, self.k, None, self.audit_rtol if is_due and is_moving else None)
             spent += result.num_products
-        self._warm_ratio = result.warm_start if result.status != "not_finite" else None
+        self._warm_ratio = _carried(result)
         self._last_ratio = float(result.values[0])
         return result, spent, is_due
 
     def _find_sharpness(self, H: Hessian) -> EigenResult:
         result = self._solve(H, 1, self._warm_sharpness)
-        self._warm_sharpness = result.warm_start if result.status != "not_finite" else None
+        self._warm_sharpness = _carried(result)
         return result
 
     def _solve(
@@ -217,6 +233,11 @@ def _not_finite(H: Hessian, began: float) -> Measurement:
     return Measurement(
         "not_finite", REASONS["not_finite"], loss=H.loss, route=H.route, seconds=time.perf_counter() - began
     )
+
+
+def _carried(result: EigenResult) -> Tensor | None:
+    """Where the next solve starts; in row-major order, as a checkpoint gives it back, so that rounding is the same."""
+    return result.warm_start.contiguous() if result.status != "not_finite" else None
 
 
 def _participation(result: EigenResult) -> float:

@@ -1,19 +1,24 @@
 """The run directory: its schema, its one writer, its tolerant reader."""
 
-from .reader import RunRecord, find_runs, read_run
-from .schema import CONFIG, EVENTS, FORMAT, MEASUREMENT, STEP, TYPES, Column
+from .durable import replace_file
+from .reader import RunRecord, find_runs, read_events, read_run
+from .schema import CHECKPOINT, CONFIG, DISCARDED, EVENTS, FORMAT, MEASUREMENT, STEP, TYPES, Column
 from .writer import RunWriter
 
 __all__ = [
     "Column",
     "CONFIG",
     "EVENTS",
+    "DISCARDED",
+    "CHECKPOINT",
     "FORMAT",
     "STEP",
     "MEASUREMENT",
     "TYPES",
     "RunWriter",
+    "replace_file",
     "RunRecord",
     "read_run",
+    "read_events",
     "find_runs",
 ]

@@ -54,18 +54,9 @@ def read_run(path: str | Path) -> RunRecord:
         StoreError: there is no run at the path, or a line before the last is damaged.
     """
     path = Path(path)
-    try:
-        config = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
-        lines = (path / EVENTS).read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise StoreError(
-            f"read_run: {path} must be a run directory with {CONFIG} and {EVENTS}; {error.strerror or error}. "
-            "`tightrope runs` lists the runs below a folder."
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise StoreError(f"read_run: {path / CONFIG} must be TOML; {error}.") from error
+    config, events = _read(path)
     by_type: dict[str, list[dict[str, Any]]] = {}
-    for event in _events(path, lines):
+    for event in events:
         by_type.setdefault(event.pop("type"), []).append(event)
     return RunRecord(
         path=path,
@@ -78,10 +69,35 @@ def read_run(path: str | Path) -> RunRecord:
     )
 
 
+def read_events(path: str | Path) -> list[dict[str, Any]]:
+    """The events of a run as they are stored, in order, each with its `type`.
+
+    Raises:
+        StoreError: as `read_run`.
+    """
+    return list(_read(Path(path))[1])
+
+
 def find_runs(folder: str | Path) -> list[Path]:
     """Run directories at or below a folder, by name."""
     folder = Path(folder)
     return sorted(events.parent for events in folder.rglob(EVENTS) if (events.parent / CONFIG).is_file())
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+    try:
+        config = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
+        lines = (path / EVENTS).read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise StoreError(
+            f"read_run: {path} must be a run directory with {CONFIG} and {EVENTS}; {error.strerror or error}. "
+            "`tightrope runs` lists the runs below a folder."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise StoreError(f"read_run: {path / CONFIG} must be TOML; {error}.") from error
+    except UnicodeDecodeError as error:
+        raise StoreError(f"read_run: the files of {path} must be UTF-8 text; {error}.") from error
+    return config, _events(path, lines)
 
 
 def _events(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What a run directory holds: the events, their columns and units.
 
-A run is a directory: `config.toml`, `events.jsonl`. Each line of `events.jsonl` is one event with a `type`;
-non-finite numbers are the strings "nan", "inf" and "-inf".
+A run is a directory: `config.toml`, `events.jsonl`, `checkpoint/`. Each line of `events.jsonl` is one event with a
+`type`; non-finite numbers are the strings "nan", "inf" and "-inf". What a resumed run had written past its checkpoint
+is kept in `events.discarded.jsonl`, which nothing reads.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 
 CONFIG = "config.toml"
 EVENTS = "events.jsonl"
+DISCARDED = "events.discarded.jsonl"
+CHECKPOINT = "checkpoint/state.safetensors"
 FORMAT = 1
 """Version of the events' format, stored in every `start` event."""
 
@@ -56,5 +59,5 @@ MEASUREMENT = (
 """Numeric columns of a `measurement` event; it also holds status, reason, upper_kind, confidence, is_audit,
 route, ratios, verdict and words."""
 
-TYPES = ("start", "step", "measurement", "verdict", "end")
-"""Event types, in the order a run writes them."""
+TYPES = ("start", "resumed", "step", "measurement", "verdict", "end")
+"""Event types; a run writes them in this order, and `resumed` each time it was taken up again."""

@@ -1,8 +1,9 @@
 """The lab: a run as one value, and the loop that carries it out."""
 
 from .config import MeasureConfig, RunConfig, StopConfig, from_mapping, load, override, recipe_from
-from .loop import Progress, new_path, run
+from .loop import new_path, resume, run
 from .presets import PRESETS, preset
+from .session import Progress
 
 __all__ = [
     "RunConfig",
@@ -16,5 +17,6 @@ __all__ = [
     "preset",
     "Progress",
     "run",
+    "resume",
     "new_path",
 ]

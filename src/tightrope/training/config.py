@@ -70,6 +70,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         dtype: "float32" or "float64".
         measure: When and how closely to measure.
         stop: When to end early.
+        checkpoint_seconds: At most so long is lost when the run is killed; 0 for a checkpoint after every step.
     Raises:
         ConfigError: a value is out of its range.
     """
@@ -83,6 +84,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     dtype: str = "float32"
     measure: MeasureConfig = MeasureConfig()
     stop: StopConfig = StopConfig()
+    checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.problem, ProblemConfig) or not isinstance(self.method, Recipe):
@@ -101,6 +103,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(f"measure.rtol: must be positive; got {self.measure.rtol}.")
         if not self.stop.divergence > 1:
             raise ConfigError(f"stop.divergence: must be above 1; got {self.stop.divergence}.")
+        check_number("checkpoint_seconds:", self.checkpoint_seconds, lambda seconds: seconds >= 0, "be at least 0")
         # Building the rules checks their hyperparameters.
         _ = self.method.stability_threshold(), self.method.preconditioner
 

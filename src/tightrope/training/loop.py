@@ -1,49 +1,29 @@
-"""The lab's training loop: one step, one line in the store, and a measurement when it is due."""
+"""The lab's training loop: run a configuration, or take up a run that was stopped, and store every step."""
 
 from __future__ import annotations
 
-import math
 import time
+import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from tightrope.errors import ConfigError
-from tightrope.problems import Batch, Problem
-from tightrope.stability import Measurement, Probe, RunVerdict, run_verdict, verdict
-from tightrope.store import RunRecord, RunWriter, read_run
+from tightrope.errors import ConfigError, StoreError
+from tightrope.problems import Problem
+from tightrope.store import CONFIG, RunRecord, RunWriter, read_events, read_run
 
-from .config import RunConfig
-from .provenance import describe
+from .checkpoint import State, load, save
+from .config import RunConfig, from_mapping
+from .provenance import describe, environment, versions
+from .session import Progress, Session
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+Observer = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, handed to an observer after every step.
-
-    Attributes:
-        step, num_steps: Steps taken, and at most.
-        loss, lr: Of this step.
-        measurement: Made at this step, or None.
-        verdict: Its verdict's name.
-    """
-
-    step: int
-    num_steps: int
-    loss: float
-    lr: float
-    measurement: Measurement | None
-    verdict: str
-
-
-def run(
-    config: RunConfig, *, out: str | Path | None = None, observe: Callable[[Progress], None] | None = None
-) -> RunRecord:
+def run(config: RunConfig, *, out: str | Path | None = None, observe: Observer | None = None) -> RunRecord:
     """Train as configured, measure on the way, store everything, and return what was stored.
 
     Args:
@@ -55,18 +35,41 @@ def run(
         its `outcome`, not an exception.
     Raises:
         ConfigError: the data or a setting does not fit; nothing is written.
-        StoreError: the directory holds files, or cannot be written.
+        StoreError: the directory holds files, or cannot be written; what was written stays and can be resumed.
     """
-    problem = config.problem.build(config.seed, DTYPES[config.dtype])
-    if config.batch_size is not None and config.batch_size > problem.num_examples:
-        raise ConfigError(
-            f"batch_size: must be at most the {problem.num_examples} examples; got {config.batch_size}. "
-            "Leave it out for full batch."
-        )
+    problem = _build(config)
     name = f"{config.problem.__struct_config__.tag}-{config.method.__struct_config__.tag}"
     path = new_path(Path("runs"), name) if out is None else Path(out)
-    with RunWriter(path, config.to_toml()) as writer:
-        _train(config, problem, writer, observe or (lambda progress: None))
+    with RunWriter.new(path, config.to_toml()) as writer:
+        _train(config, problem, writer, None, observe)
+    return read_run(path)
+
+
+def resume(path: str | Path, *, observe: Observer | None = None, is_strict: bool = True) -> RunRecord:
+    """Take up a run that was stopped or killed, from its last checkpoint, and return the whole of it.
+
+    What the run stored from then on equals what it would have stored undisturbed, bit for bit in all but times.
+    Events past the checkpoint are moved to `events.discarded.jsonl`. A run that ended is returned as it is.
+
+    Args:
+        path: The run directory.
+        observe: As for `run`.
+        is_strict: Refuse where versions or device differ from those of the checkpoint, so that the promise holds.
+    Raises:
+        StoreError: there is no run, its checkpoint is missing, damaged or of another configuration, or another
+            process writes it; nothing is changed.
+    """
+    path = Path(path)
+    with RunWriter.reopen(path) as writer:
+        if read_run(path).outcome not in ("unfinished", "interrupted"):
+            return read_run(path)
+        config, state = _configured(path), load(path)
+        problem = _build(config)
+        if state is not None:
+            _check_identity(path, state["identity"], _identity(config, problem), is_strict)
+        elif any(event["type"] == "step" for event in read_events(path)):
+            raise StoreError(f"resume: {path} must have a checkpoint; there is none. {_anew(path)}")
+        _train(config, problem, writer, state, observe)
     return read_run(path)
 
 
@@ -78,99 +81,114 @@ def new_path(folder: Path, name: str) -> Path:
     return path
 
 
-def _train(config: RunConfig, problem: Problem, writer: RunWriter, observe: Callable[[Progress], None]) -> None:
-    needs_shapes = config.method.preconditioner.needs_shapes
-    optimizer = config.method.build(problem.parameters if needs_shapes else [problem.w])
-    instrument = _Instrument(config, problem, writer)
-    batches = _batches(problem, config)
-    writer.write("start", **describe(config, problem))
-    began, outcome, first_loss, step = time.process_time(), "completed", None, 0
+def _build(config: RunConfig) -> Problem:
+    problem = config.problem.build(config.seed, DTYPES[config.dtype])
+    if config.batch_size is not None and config.batch_size > problem.num_examples:
+        raise ConfigError(
+            f"batch_size: must be at most the {problem.num_examples} examples; got {config.batch_size}. "
+            "Leave it out for full batch."
+        )
+    return problem
+
+
+def _train(
+    config: RunConfig, problem: Problem, writer: RunWriter, state: State | None, observe: Observer | None
+) -> None:
+    """Carry a run to its end, from its beginning or from a checkpoint's state."""
+    with _reproducible(config.seed, state):
+        session = Session(config, problem, writer)
+        if state is None:
+            writer.rewind(0)
+            writer.write("start", **describe(config, problem))
+        else:
+            _take_up(session, state)
+        keep = _Keeper(session, _identity(config, problem))
+        keep.now()
+        try:
+            while session.outcome is None:
+                progress = session.advance()
+                if progress is not None:
+                    keep.when_due()
+                    if observe is not None:
+                        observe(progress)
+        except KeyboardInterrupt:
+            session.outcome = "interrupted"
+        session.finish()
+
+
+def _take_up(session: Session, state: State) -> None:
+    writer = session.writer
+    num_discarded = writer.rewind(state["offset"])
+    session.load_state_dict(state["session"])
+    session.instrument.recall(event for event in read_events(writer.path) if event["type"] == "measurement")
+    writer.write("resumed", step=session.step, discarded_bytes=num_discarded, **environment())
+
+
+class _Keeper:
+    """Writes the checkpoints of one session: at once, at its end, and every so many seconds between."""
+
+    def __init__(self, session: Session, identity: State) -> None:
+        self.session, self.identity = session, identity
+        self.last = time.monotonic()
+
+    def when_due(self) -> None:
+        is_over = self.session.outcome is not None
+        if is_over or time.monotonic() - self.last >= self.session.config.checkpoint_seconds:
+            self.now()
+
+    def now(self) -> None:
+        writer = self.session.writer
+        writer.sync()
+        state = {"identity": self.identity, "offset": writer.offset, "session": self.session.state_dict()}
+        save(writer.path, state)
+        self.last = time.monotonic()
+
+
+def _identity(config: RunConfig, problem: Problem) -> State:
+    """What must be the same for a checkpoint to be taken up."""
+    return {
+        "config": config.to_toml(),
+        "versions": versions(),
+        "device": str(problem.w.device),
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _check_identity(path: Path, stored: State, present: State, is_strict: bool) -> None:
+    # Compared as values: 0 and 0.0 are the same setting.
+    if tomllib.loads(stored["config"]) != tomllib.loads(present["config"]):
+        raise StoreError(
+            f"resume: {path / CONFIG} must be as it was when the checkpoint was written; it was changed. Put it back, "
+            f"or start a run of its own: tightrope run {path / CONFIG}"
+        )
+    for name in ("versions", "device"):
+        if is_strict and stored[name] != present[name]:
+            raise StoreError(
+                f"resume: {name} must be those of the checkpoint, {stored[name]}; got {present[name]}. Go back to "
+                "them, or pass --anyway to go on with numbers that may differ in their last digits."
+            )
+
+
+def _configured(path: Path) -> RunConfig:
     try:
-        for step in range(1, config.num_steps + 1):
-            loss = _gradient(problem, next(batches))
-            lr = config.method.lr * config.schedule(step - 1)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            writer.write("step", step=step, loss=loss, lr=lr, grad_norm=problem.gradient.norm().item())
-            first_loss = loss if first_loss is None else first_loss
-            if not math.isfinite(loss) or abs(loss) > config.stop.divergence * max(abs(first_loss), 1.0):
-                outcome = "diverged"
-                break
-            is_last = step == config.num_steps or (config.stop.loss is not None and loss <= config.stop.loss)
-            is_due = instrument.is_due(step, is_last)
-            w = problem.w.detach().clone() if is_due else None
-            optimizer.step()
-            measurement, name = instrument.measure(step, optimizer, w) if is_due else (None, "")
-            observe(Progress(step, config.num_steps, loss, lr, measurement, name))
-            if is_last:
-                outcome = "completed" if step == config.num_steps else "target_loss"
-                break
-    except KeyboardInterrupt:
-        outcome = "interrupted"
-    writer.write("verdict", **instrument.run_verdict(outcome == "diverged").to_dict())
-    seconds = time.process_time() - began
-    writer.write("end", step=step, outcome=outcome, seconds=seconds, measuring_seconds=instrument.seconds)
+        return from_mapping(tomllib.loads((path / CONFIG).read_text(encoding="utf-8")))
+    except ConfigError as error:
+        raise StoreError(f"resume: {path / CONFIG} must be a configuration this version takes; {error}") from error
 
 
-class _Instrument:
-    """The probe of one run, when it is due, and what it has seen."""
-
-    def __init__(self, config: RunConfig, problem: Problem, writer: RunWriter) -> None:
-        self.config, self.writer = config.measure, writer
-        self.method = config.method.label
-        self.is_adaptive = config.method.preconditioner.is_adaptive
-        self.batch = problem.first(config.measure.num_examples)
-        self.seconds = 0.0
-        self.steps: list[int] = []
-        self.measurements: list[Measurement] = []
-        self.probe = Probe(
-            problem.model,
-            problem.loss_fn,
-            params=problem.parameters,
-            rtol=config.measure.rtol,
-            max_products=config.measure.max_products,
-            seed=config.seed,
-            has_sharpness=config.measure.sharpness,
-            audit_every=config.measure.audit_every,
-        )
-
-    def is_due(self, step: int, is_last: bool) -> bool:
-        every = self.config.every
-        return every > 0 and (step == 1 or step % every == 0 or is_last)
-
-    def measure(self, step: int, optimizer: torch.optim.Optimizer, w: Tensor | None) -> tuple[Measurement, str]:
-        """The Hessian at w, before the step, against the P that the step used."""
-        began = time.process_time()
-        measurement = self.probe.measure(optimizer, self.batch, w=w)
-        said = verdict(measurement, step, is_adaptive=self.is_adaptive)
-        self.writer.write("measurement", step=step, **measurement.to_dict(), verdict=said.name, words=said.words)
-        self.steps.append(step)
-        self.measurements.append(measurement)
-        self.seconds += time.process_time() - began
-        return measurement, said.name
-
-    def run_verdict(self, is_diverged: bool) -> RunVerdict:
-        return run_verdict(
-            self.method, self.steps, self.measurements, is_adaptive=self.is_adaptive, is_diverged=is_diverged
-        )
+def _anew(path: Path) -> str:
+    return f"Run it anew: tightrope run {path / CONFIG}"
 
 
-def _gradient(problem: Problem, batch: Batch) -> float:
-    """Leave the gradient of the batch in the flat gradient; return the loss."""
-    problem.gradient.zero_()
-    loss = problem.loss_fn(problem.model, batch)
-    loss.backward()
-    return loss.item()
-
-
-def _batches(problem: Problem, config: RunConfig) -> Iterator[Batch]:
-    """The full batch for ever, or minibatches: each epoch in a new random order, its incomplete rest left out."""
-    if config.batch_size is None:
-        while True:
-            yield problem.batch
-    generator = torch.Generator().manual_seed(config.seed)
-    n, size = problem.num_examples, config.batch_size
-    while True:
-        order = torch.randperm(n, generator=generator)
-        for start in range(0, n - size + 1, size):
-            yield problem.rows(order[start : start + size])
+@contextmanager
+def _reproducible(seed: int, state: State | None) -> Iterator[None]:
+    """The run's own random numbers, and as many threads as its checkpoint had, for the time of the block."""
+    former = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if state is not None:
+            torch.set_num_threads(state["identity"]["num_threads"])
+        try:
+            yield
+        finally:
+            torch.set_num_threads(former)

@@ -1,8 +1,9 @@
-"""What a run was made with: versions, machine and sizes, stored in its `start` event."""
+"""What a run was made with: versions, machine, sizes and the state of the code, stored in its events."""
 
 from __future__ import annotations
 
 import platform
+import subprocess
 import time
 from importlib.metadata import version
 from typing import Any
@@ -20,14 +21,9 @@ def describe(config: RunConfig, problem: Problem) -> dict[str, Any]:
     method = config.method
     return {
         "format": FORMAT,
-        "time": time.time(),
-        "versions": {
-            "tightrope": version("tightrope"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        **environment(),
         "device": str(problem.w.device),
-        "num_threads": torch.get_num_threads(),
+        "seed": config.seed,
         "num_parameters": problem.w.numel(),
         "num_examples": problem.num_examples,
         "method": method.label,
@@ -35,3 +31,34 @@ def describe(config: RunConfig, problem: Problem) -> dict[str, Any]:
         "alternating_gain": method.momentum.alternating_gain,
         "threshold": method.stability_threshold(),
     }
+
+
+def environment() -> dict[str, Any]:
+    """When and with what code a run goes on; columns of `start` and `resumed` events."""
+    return {
+        "time": time.time(),
+        "versions": versions(),
+        "num_threads": torch.get_num_threads(),
+        "git": git_state(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {"tightrope": version("tightrope"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the working directory and whether files in it differ from that; None outside a repository."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "has_changes": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
