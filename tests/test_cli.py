@@ -140,6 +140,10 @@ def test_threshold_prints_the_formula_the_gain_the_threshold_and_the_growth(tigh
         (["report"], "name at least one run directory"),
         (["report", "nowhere"], "must be a run directory"),
         (["runs", "nowhere"], "must be a folder"),
+        (["compare"], "name at least one run directory"),
+        (["compare", "nowhere"], "must be a run directory"),
+        (["resume", "nowhere"], "must be a run directory"),
+        (["resume"], "requires an argument"),
     ],
 )
 def test_bad_usage_is_one_line_exit_two_and_nothing_written(tightrope, tmp_path, arguments, message):
@@ -209,3 +213,30 @@ def test_output_that_cannot_be_written_or_encoded_does_not_end_the_run(tmp_path,
     done = subprocess.run(command, cwd=tmp_path, shell=True, capture_output=True, text=True, timeout=120)
     assert "Traceback" not in done.stderr
     assert read_run(tmp_path / "rüns").outcome == "completed"
+
+
+def test_compare_sets_what_is_known_of_each_method_beside_what_its_run_did(tightrope, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for method in ("gd", "adam"):
+        tightrope("run", "bowl", "--set", f"method={method}", "--out", f"runs/{method}")
+    tightrope("run", "bowl", "--set", "lr=9", "--set", "num_steps=40", "--out", "wild")
+    code, out, err = tightrope("compare", "runs", "wild")
+    assert (code, err) == (0, "")
+    known, shown = out.split("\n\n")
+    assert "moving averages of g and g^2" in known
+    assert known.count("Gradient descent") == 1
+    assert shown.count("Gradient descent") == 2
+    assert "unstable" in shown
+    code, out, _ = tightrope("compare", "runs", "wild", "--json")
+    rows = {row["run"]: row for row in json.loads(out)}
+    assert rows["gd"]["edge"] == pytest.approx(20)
+    assert rows["gd"]["ratio"] == pytest.approx(0.1)
+    assert rows["adam"]["edge"] == pytest.approx(380)
+    assert rows["wild"]["verdict"] == "unstable"
+    assert rows["gd"]["guarantee"] == "convex: 1/T, by minibatches 1/sqrt(T)"
+
+
+def test_every_method_has_its_traits():
+    from tightrope.optim import RECIPES, TRAITS
+
+    assert set(TRAITS) == set(RECIPES)

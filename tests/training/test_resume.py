@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -216,6 +217,22 @@ def test_the_start_event_names_seed_threads_versions_and_the_commit(tmp_path, mo
     assert clean["num_threads"] == torch.get_num_threads()
     assert set(clean["versions"]) == {"tightrope", "torch", "python"}
     assert tr.read_run(tmp_path / "before").start["git"] is None
+
+
+def test_random_numbers_a_model_draws_are_part_of_the_checkpoint(tmp_path, monkeypatch):
+    build = Digits.build
+
+    def noisy(self, seed, dtype):
+        problem = build(self, seed, dtype)
+        return replace(problem, loss_fn=lambda model, batch: problem.loss_fn(model, batch) * (1 + torch.rand(()) / 10))
+
+    monkeypatch.setattr(Digits, "build", noisy)
+    tr.run(minibatch_digits(), out=tmp_path / "whole")
+    torch.rand(3)
+    kill_at(minibatch_digits(), tmp_path / "run", 9)
+    torch.rand(2)
+    resume(tmp_path / "run")
+    assert events_of(tmp_path / "run") == events_of(tmp_path / "whole")
 
 
 # What must not be resumed, and says why.

@@ -15,13 +15,13 @@ from cyclopts import App, CycloptsError, Parameter
 
 from tightrope.errors import ConfigError, TightropeError
 
-from .output import say
+from .output import print_table, say
 
 if TYPE_CHECKING:
     from tightrope.store import RunRecord
 
 USAGE, DIVERGED, UNMEASURED, INTERRUPTED = 2, 4, 5, 130
-COLUMNS = ("run", "method", "lr", "steps", "loss", "outcome", "verdict", "ratio")
+RUN_COLUMNS = ("run", "method", "lr", "steps", "loss", "outcome", "verdict", "ratio")
 
 app = App(
     name="tightrope",
@@ -138,9 +138,32 @@ def runs(
     if as_json:
         say(json.dumps(rows, indent=1))
     elif rows:
-        _print_table(rows)
+        print_table({name: name for name in RUN_COLUMNS}, rows)
     else:
         say(f"No runs below {folder}.")
+
+
+@app.command
+def compare(*paths: Path, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
+    """Set runs side by side: what is known of each method, and what it did.
+
+    Args:
+        paths: Run directories, or folders of them.
+        as_json: Print one JSON list.
+    """
+    from tightrope.store import find_runs, read_run
+    from tightrope.views import KNOWN, SHOWN, comparison
+
+    if not paths:
+        raise ConfigError("compare: name at least one run directory, or a folder of them such as runs/.")
+    found = [run for path in paths for run in find_runs(path) or [path]]
+    rows = comparison([read_run(run) for run in found])
+    if as_json:
+        say(json.dumps(rows, indent=1))
+    else:
+        print_table(KNOWN, {row["method"]: row for row in rows}.values())
+        say("")
+        print_table(SHOWN, rows)
 
 
 @app.command
@@ -208,7 +231,7 @@ def _row(path: Path) -> dict[str, Any]:
     try:
         record = read_run(path)
     except TightropeError as error:
-        return {**dict.fromkeys(COLUMNS), "run": str(path), "outcome": f"unreadable: {error}"}
+        return {**dict.fromkeys(RUN_COLUMNS), "run": str(path), "outcome": f"unreadable: {error}"}
     loss = record.steps["loss"]
     method = record.config.get("method", {})
     values = (
@@ -221,20 +244,7 @@ def _row(path: Path) -> dict[str, Any]:
         record.verdict.get("name"),
         record.verdict.get("median"),
     )
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        cells = (f"{value:.4g}" if isinstance(value, float) else str(value or "-") for value in row.values())
-        table.add_row(*cells)
-    Console().print(table)
+    return dict(zip(RUN_COLUMNS, values, strict=True))
 
 
 def _fail(message: str) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def say(text: str) -> None:
@@ -14,3 +16,22 @@ def say(text: str) -> None:
     except OSError:
         # Nobody listens any more; without this the interpreter would complain again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_table(headings: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print a row's values under their headings, by key; a dash where there is none."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in headings.values():
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row[key]) for key in headings))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

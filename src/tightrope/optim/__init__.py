@@ -34,6 +34,7 @@ from .schedules import (
     WarmRestarts,
     WarmupStableDecay,
 )
+from .traits import TRAITS, Traits
 
 __all__ = [
     "Momentum",
@@ -66,6 +67,8 @@ __all__ = [
     "CustomRecipe",
     "AnyRecipe",
     "RECIPES",
+    "Traits",
+    "TRAITS",
     "Schedule",
     "Constant",
     "StepDecay",

@@ -8,8 +8,10 @@ import time
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 import torch
 
+from tightrope.optim import TRAITS
 from tightrope.problems import Problem
 from tightrope.store import FORMAT
 
@@ -30,6 +32,7 @@ def describe(config: RunConfig, problem: Problem) -> dict[str, Any]:
         "preconditioner": method.preconditioner.formula,
         "alternating_gain": method.momentum.alternating_gain,
         "threshold": method.stability_threshold(),
+        "traits": msgspec.to_builtins(TRAITS[str(method.__struct_config__.tag)]),
     }
 
 

@@ -1,6 +1,7 @@
-"""Pictures of stored runs: one self-contained HTML report, and the panels it is made of."""
+"""Pictures and tables of stored runs: one self-contained HTML report, its panels, and runs side by side."""
 
+from .comparison import KNOWN, SHOWN, comparison
 from .figures import Panel, panels
 from .report import write_report
 
-__all__ = ["write_report", "panels", "Panel"]
+__all__ = ["write_report", "panels", "Panel", "comparison", "KNOWN", "SHOWN"]
