@@ -291,7 +291,7 @@ def response(momentum, z, num_steps):
     m = torch.zeros(2, dtype=torch.float64) if momentum.needs_state else None
     for t in range(num_steps):
         g = torch.tensor([(z**t).real, (z**t).imag], dtype=torch.float64)
-        d = momentum.direction(m, g)
+        d = momentum.direction(m, g, t + 1)
     return complex(*d.tolist()) / complex(*g.tolist())
 
 
@@ -321,7 +321,7 @@ def test_a_constant_gradient_is_scaled_by_the_gain_alone(momentum):
 @given(momenta)
 def test_a_direction_leaves_the_gradient_as_it_was(momentum):
     g, m = GRADIENTS[0].clone(), torch.ones(3, dtype=torch.float64)
-    momentum.direction(m if momentum.needs_state else None, g)
+    momentum.direction(m if momentum.needs_state else None, g, 1)
     assert torch.equal(g, GRADIENTS[0])
 
 
@@ -341,13 +341,13 @@ def test_a_momentum_rule_is_frozen():
 @pytest.mark.parametrize("rule", [none(), Momentum(discount=0.3), heavy_ball(0.0, ema=False), nesterov(0.0, ema=True)])
 def test_without_decay_every_momentum_rule_is_the_plain_gradient(rule):
     assert not rule.needs_state
-    assert torch.equal(rule.direction(None, GRADIENTS[0]), GRADIENTS[0])
+    assert torch.equal(rule.direction(None, GRADIENTS[0], 1), GRADIENTS[0])
     assert rule.alternating_gain == 1
 
 
 def test_with_a_discount_of_zero_the_average_is_not_heard():
     rule = Momentum(beta=0.9, discount=0.0, gain=2.0)
-    assert torch.equal(rule.direction(torch.full((3,), 7.0, dtype=torch.float64), GRADIENTS[0]), 2 * GRADIENTS[0])
+    assert torch.equal(rule.direction(torch.full((3,), 7.0, dtype=torch.float64), GRADIENTS[0], 1), 2 * GRADIENTS[0])
     assert rule.alternating_gain == pytest.approx(2, rel=1e-15)
 
 

@@ -3,7 +3,7 @@
 from .adapters import freeze
 from .frozen import Frozen, FrozenGroup
 from .method import GradientMethod
-from .momentum import Momentum, heavy_ball, nesterov, none
+from .momentum import Momentum, MomentumRule, ScheduledNesterov, heavy_ball, nesterov, none
 from .preconditioner import RMS, Accumulated, Factored, FixedDense, FixedDiagonal, Identity, PreconditionerRule
 from .presets import (
     GD,
@@ -36,7 +36,9 @@ from .schedules import (
 )
 
 __all__ = [
+    "MomentumRule",
     "Momentum",
+    "ScheduledNesterov",
     "none",
     "heavy_ball",
     "nesterov",

@@ -31,7 +31,7 @@ def describe(config: RunConfig, problem: Problem) -> dict[str, Any]:
         "num_parameters": problem.w.numel(),
         "num_examples": problem.num_examples,
         "method": method.label,
-        "preconditioner": method.preconditioner.formula,
+        "preconditioner": method.formula,
         "alternating_gain": method.momentum.alternating_gain,
         "threshold": method.stability_threshold(),
     }
