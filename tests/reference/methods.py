@@ -229,3 +229,12 @@ def adafactor(grad, W, num_steps, *, lr, b1, decay, eps):
         W = W - lr * m / np.sqrt(np.outer(R, C) / R.mean())
         path.append(W)
     return np.array(path)
+
+
+def clip_units(w, g, factor, eps):
+    """Adaptive gradient clipping of one tensor: the gradient, how many units were clipped, and how many there are."""
+    if w.ndim < 2:
+        limit, length = factor * max(np.linalg.norm(w), eps), np.linalg.norm(g)
+        return (g * limit / length, 1, 1) if length > limit else (g, 0, 1)
+    rows = [clip_units(w_row.ravel(), g_row.ravel(), factor, eps) for w_row, g_row in zip(w, g, strict=True)]
+    return np.array([row for row, *_ in rows]).reshape(g.shape), sum(num for _, num, _ in rows), len(rows)
