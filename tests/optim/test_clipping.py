@@ -186,7 +186,8 @@ def test_parameters_may_be_a_generator_or_one_tensor_and_repeated_ones_count_onc
     expected = clip(with_gradients(listed))
     with_gradients(generated)
     assert clip(w for w in generated.parameters()).num_clipped == expected.num_clipped
-    clip(with_gradients(repeated) * 2)
+    again = clip(with_gradients(repeated) * 2)
+    torch.testing.assert_close(again.factor, expected.factor, rtol=0, atol=0)
     assert torch.equal(joined(list(repeated.parameters())), joined(list(listed.parameters())))
     lone = with_gradients(network())[0]
     assert clip(lone).num_units == clip([lone]).num_units

@@ -75,11 +75,20 @@ def test_torchs_own_transformer_has_its_layers():
     assert names(model) == [*encoder, "encoder.norm", *decoder, "decoder.norm"]
 
 
-def test_a_single_module_is_one_layer_and_parameters_behind_the_last_layer_join_it():
+def test_a_module_without_parts_is_one_layer():
     assert rates(nn.Linear(2, 2)) == {"weight": 1.0, "bias": 1.0}
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.ParameterList([nn.Parameter(torch.ones(1))]))
-    assert rates(model)["2.0"] == 1.0
     assert layerwise_groups(nn.ReLU(), 1.0) == []
+
+
+def test_an_opened_top_that_holds_all_its_parameters_itself_is_the_top_layer():
+    top = nn.Module()
+    top.scale, top.stack = nn.Parameter(torch.ones(2)), nn.Sequential(nn.ReLU())
+    assert rates(nn.Sequential(nn.Linear(2, 2, bias=False), top)) == {"0.weight": 0.5, "1.scale": 1.0}
+    model = nn.Module()
+    model.bottom, model.top = nn.Linear(2, 2, bias=False), top
+    assert rates(model) == {"bottom.weight": 0.5, "top.scale": 1.0}
+    top.scale = model.bottom.weight
+    assert rates(model) == {"bottom.weight": 1.0}
 
 
 def test_a_tied_parameter_is_given_once_at_its_lowest_place():
@@ -127,7 +136,7 @@ def test_layers_may_be_a_function_of_the_name():
         ({"decay": 0.0}, r"decay must be in \(0, 1\]; got 0.0"),
         ({"lr": -1.0}, "lr must be at least 0"),
         ({"layers": ["encoder"]}, "'head.weight' has no prefix in it"),
-        ({"layers": ["encoder", "headd", "head"]}, "every prefix must name a part of the model; got 'headd'"),
+        ({"layers": ["encoder", "hea", "head"]}, "every prefix must name a part of the model; got 'hea'"),
         ({"layers": lambda name: -1}, "must be 0, 1, 2"),
         ({"layers": lambda name: name}, "must be 0, 1, 2"),
     ],

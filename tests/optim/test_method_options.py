@@ -8,7 +8,20 @@ import torch
 
 from tests.reference import methods
 from tightrope.errors import ConfigError
-from tightrope.optim import RECIPES, Adagrad, Adam, AdamW, AMSGrad, NAdam, Padam, RMSprop, ScheduledNesterov, freeze
+from tightrope.optim import (
+    RECIPES,
+    Adagrad,
+    Adam,
+    AdamW,
+    AMSGrad,
+    Momentum,
+    MomentumRule,
+    NAdam,
+    Padam,
+    RMSprop,
+    ScheduledNesterov,
+    freeze,
+)
 
 START = np.array([-1.2, 1.0, 0.5, -0.3, 0.8, 1.5])
 STEPS = 200
@@ -153,6 +166,30 @@ def test_the_weights_of_a_scheduled_step_are_those_of_its_running_product(beta, 
     rule = ScheduledNesterov(beta, decay=4e-3).at(t)
     assert rule.gain * (1 - rule.discount) == pytest.approx((1 - mus[-2]) / (1 - product), rel=1e-11)
     assert rule.gain * rule.discount == pytest.approx(mus[-1] / (1 - product * mus[-1]), rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", [ScheduledNesterov(0.9, decay=4e-3), ScheduledNesterov(0.7), Momentum(0.9, 0.5, 2.0)])
+@pytest.mark.parametrize("t", [1, 3, 50])
+def test_the_rule_at_a_step_is_what_that_steps_direction_does_when_held(rule, t):
+    held, m, alternating = rule.at(t), torch.zeros(1).double(), torch.ones(1).double()
+    for _ in range(600):
+        alternating = -alternating
+        d = rule.direction(m, alternating, t)
+    assert float(d * alternating) == pytest.approx(held.alternating_gain, rel=1e-12)
+    assert held.at(7) is held
+
+
+def test_the_contract_of_momentum_is_asked_of_every_final_rule():
+    assert set(MomentumRule.__subclasses__()) == {Momentum, ScheduledNesterov}
+    with pytest.raises(TypeError, match="abstract"):
+        MomentumRule()
+
+
+def test_a_scheduled_momentum_survives_a_file_of_weights_only(tmp_path):
+    _, optimizer = run(lambda p: NAdam(p, LR, momentum_decay=4e-3), 2)
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    read = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert read["param_groups"][0]["momentum"] == ScheduledNesterov(0.9, decay=4e-3)
 
 
 def test_a_scheduled_momentum_out_of_its_range_is_refused():

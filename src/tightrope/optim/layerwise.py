@@ -26,8 +26,8 @@ def layerwise_groups(
     Layers are found in the order in which the model registers its parts: every part is a layer, but one that holds a
     Sequential or ModuleList is opened, and so are these, whose parts count each (a stack of twelve transformer blocks
     is twelve layers). A part of a stack is never opened unless it is a stack itself. Parameters that an opened module
-    holds itself (position embeddings, class tokens) belong to its first layer. A tied parameter belongs to the lowest
-    of its places. Frozen parameters are left out, but their layers count, so freezing some changes no other's rate.
+    holds itself (position embeddings, class tokens) join the next layer. A tied parameter belongs to the lowest of its
+    places. Frozen parameters are left out, but their layers count, so freezing some changes no other's rate.
 
     Args:
         model: Any module.
@@ -101,12 +101,11 @@ def _layers(model: nn.Module) -> list[tuple[str, ...]]:
     held: tuple[str, ...] = ()
     for prefix, is_layer in _walk(model, ""):
         if not is_layer:
-            held += (prefix,)
+            held += (prefix,) if prefix in own else ()
         elif any(name.startswith(f"{prefix}.") for name in own):
-            found, held = [*found, (prefix, *held)], ()
-    if not found:
-        return [held] if held else []
-    return [*found[:-1], (*found[-1], *held)]
+            found.append((prefix, *held))
+            held = ()
+    return [*found, held] if held else found
 
 
 def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, bool]]:

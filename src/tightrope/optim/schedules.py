@@ -137,8 +137,7 @@ class WarmRestarts(Schedule, frozen=True, tag="warm_restarts"):
         if self.growth == 1:
             return step // self.period
         number = int(math.log1p(step * (self.growth - 1) / self.period) / math.log(self.growth))
-        while self._start(number) > step:
-            number -= 1
+        # Starts are rounded to whole steps, so the next cosine may begin up to half a step before the logarithm says.
         while self._start(number + 1) <= step:
             number += 1
         return number
