@@ -151,7 +151,7 @@ class UnitClip(Clipping, frozen=True, tag="unit"):
         factor: Longest gradient allowed, as a share of the weights' norm.
         eps: Weights shorter than this count as this long, so that zero weights can leave zero.
     References:
-        Brock et al. 2021 (arXiv 2102.06171), eq. 3 and section 4.1.
+        Brock et al. 2021 (arXiv 2102.06171), eq. 3.
     """
 
     factor: float = 0.01

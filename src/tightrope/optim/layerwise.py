@@ -47,7 +47,7 @@ def layerwise_groups(
         [('0', 0.5), ('2', 1.0)]
     References:
         Howard and Ruder 2018 (arXiv 1801.06146), section 3.2 (a factor of 2.6 a layer); Clark et al. 2020 (arXiv
-        2003.10555), Appendix A (decay 0.8 and 0.9).
+        2003.10555), fine-tuning details.
     """
     check_number("layerwise_groups: decay", decay, lambda d: 0 < d <= 1, "be in (0, 1]", "1 is one rate for all.")
     check_number("layerwise_groups: lr", lr, lambda lr: lr >= 0, "be at least 0")

@@ -132,7 +132,7 @@ class ScheduledNesterov(MomentumRule, frozen=True, forbid_unknown_fields=True):
         >>> [round(rule.at(t).stability_threshold(lr=1.0), 2) for t in (1, 10, 1000, math.inf)]
         [1.94, 3.49, 3.93, 13.57]
     References:
-        Dozat 2016, Incorporating Nesterov momentum into Adam, Algorithm 8 and section 3.
+        Dozat 2016, Incorporating Nesterov momentum into Adam; torch.optim.NAdam for the weights of step t.
     """
 
     decay: float | None = None

@@ -97,7 +97,7 @@ class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True
     References:
         Tieleman and Hinton 2012; Kingma and Ba 2015 (arXiv 1412.6980), Algorithm 1; Reddi et al. 2018 (arXiv
         1904.09237), Algorithm 2; Chen et al. 2018 (arXiv 1806.06763), Algorithm 1; Cohen et al. 2022, eqs. 1-2;
-        Kalra and Barkeshli 2024 (arXiv 2406.09405), section 6 (GI-Adam).
+        Kalra and Barkeshli 2024 (arXiv 2406.09405) for GI-Adam.
     """
 
     is_adaptive: ClassVar[bool] = True
