@@ -2,6 +2,7 @@
 
 import cmath
 import copy
+import math
 import pickle
 
 import msgspec
@@ -64,6 +65,7 @@ RULES = {
     "RMS corrected eps inside": RMS(eps=1e-4, bias_correction=True, eps_inside_root=True),
     "RMS fourth root": RMS(power=0.25),
     "RMS running maximum": RMS(running_max=True),
+    "RMS started at the gradient": RMS(gradient_init=True, bias_correction=True),
     "RMS running maximum corrected": RMS(running_max=True, bias_correction=True),
     "Accumulated": Accumulated(),
     "Accumulated eps inside": Accumulated(eps=1e-4, initial=0.1, eps_inside_root=True),
@@ -212,7 +214,7 @@ def test_every_rule_has_a_formula(rule):
 @pytest.mark.parametrize("name", [name for name in RULES if name.startswith("RMS")])
 def test_an_rms_preconditioner_is_its_formula(name):
     rule = RULES[name]
-    beta, t, nu = rule.beta, 3, torch.zeros(3, dtype=torch.float64)
+    beta, t, nu = rule.beta, 3, GRADIENTS[0] ** 2 * rule.gradient_init
     for g in GRADIENTS:
         nu = beta * nu + (1 - beta) * g**2
     corrected = nu / (1 - beta**t) if rule.bias_correction else nu
@@ -291,7 +293,7 @@ def response(momentum, z, num_steps):
     m = torch.zeros(2, dtype=torch.float64) if momentum.needs_state else None
     for t in range(num_steps):
         g = torch.tensor([(z**t).real, (z**t).imag], dtype=torch.float64)
-        d = momentum.direction(m, g)
+        d = momentum.direction(m, g, t + 1)
     return complex(*d.tolist()) / complex(*g.tolist())
 
 
@@ -321,7 +323,7 @@ def test_a_constant_gradient_is_scaled_by_the_gain_alone(momentum):
 @given(momenta)
 def test_a_direction_leaves_the_gradient_as_it_was(momentum):
     g, m = GRADIENTS[0].clone(), torch.ones(3, dtype=torch.float64)
-    momentum.direction(m if momentum.needs_state else None, g)
+    momentum.direction(m if momentum.needs_state else None, g, 1)
     assert torch.equal(g, GRADIENTS[0])
 
 
@@ -341,13 +343,13 @@ def test_a_momentum_rule_is_frozen():
 @pytest.mark.parametrize("rule", [none(), Momentum(discount=0.3), heavy_ball(0.0, ema=False), nesterov(0.0, ema=True)])
 def test_without_decay_every_momentum_rule_is_the_plain_gradient(rule):
     assert not rule.needs_state
-    assert torch.equal(rule.direction(None, GRADIENTS[0]), GRADIENTS[0])
+    assert torch.equal(rule.direction(None, GRADIENTS[0], 1), GRADIENTS[0])
     assert rule.alternating_gain == 1
 
 
 def test_with_a_discount_of_zero_the_average_is_not_heard():
     rule = Momentum(beta=0.9, discount=0.0, gain=2.0)
-    assert torch.equal(rule.direction(torch.full((3,), 7.0, dtype=torch.float64), GRADIENTS[0]), 2 * GRADIENTS[0])
+    assert torch.equal(rule.direction(torch.full((3,), 7.0, dtype=torch.float64), GRADIENTS[0], 1), 2 * GRADIENTS[0])
     assert rule.alternating_gain == pytest.approx(2, rel=1e-15)
 
 
@@ -384,6 +386,20 @@ RECIPE_CASES = [
     (AMSGradRecipe(lr=0.1, beta2=0.9), "amsgrad", lambda p: AMSGrad(p, 0.1, beta2=0.9)),
     (PadamRecipe(lr=0.1, power=0.1, running_max=True), "padam", lambda p: Padam(p, 0.1, power=0.1, running_max=True)),
     (NAdamRecipe(lr=0.1, beta1=0.5), "nadam", lambda p: NAdam(p, 0.1, beta1=0.5)),
+    (NAdamRecipe(lr=0.1, bias_correction=True), "nadam", lambda p: NAdam(p, 0.1, bias_correction=True)),
+    (NAdamRecipe(lr=0.1, momentum_decay=4e-3), "nadam", lambda p: NAdam(p, 0.1, momentum_decay=4e-3)),
+    (
+        AdamRecipe(lr=0.1, amsgrad=True, gradient_init=True, eps_inside_root=True),
+        "adam",
+        lambda p: Adam(p, 0.1, amsgrad=True, gradient_init=True, eps_inside_root=True),
+    ),
+    (AdamWRecipe(lr=0.1, amsgrad=True), "adamw", lambda p: AdamW(p, 0.1, amsgrad=True)),
+    (
+        AdaGradRecipe(lr=0.1, initial=0.5, eps_inside_root=True),
+        "adagrad",
+        lambda p: Adagrad(p, 0.1, initial_accumulator_value=0.5, eps_inside_root=True),
+    ),
+    (RMSPropRecipe(lr=0.1, eps_inside_root=True), "rmsprop", lambda p: RMSprop(p, 0.1, eps_inside_root=True)),
     (AdafactorRecipe(lr=0.1, decay=0.5), "adafactor", lambda p: Adafactor(p, 0.1, decay=0.5)),
     (
         CustomRecipe(
@@ -431,7 +447,7 @@ def test_a_recipe_survives_builtins_and_back(recipe, name, preset):
 @every_recipe
 def test_a_recipe_knows_the_threshold_of_what_it_builds(recipe, name, preset):
     (group,) = recipe.build([torch.nn.Parameter(weights())]).param_groups
-    expected = group["momentum"].stability_threshold(group["lr"], group["weight_decay"])
+    expected = group["momentum"].at(math.inf).stability_threshold(group["lr"], group["weight_decay"])
     assert recipe.stability_threshold() == expected
 
 

@@ -192,6 +192,32 @@ def nadam(grad, w, num_steps, *, lr, b1, b2, eps):
     return np.array(path)
 
 
+def scheduled_nadam(grad, w, num_steps, *, lr, b1, b2, eps, decay, l2=0.0, last=10**9):
+    """torch's; decay = inf has no schedule. P and the weights of momentum are held from step `last` on."""
+    path, m, v, product = [w], 0.0, 0.0, 1.0
+    for t in range(1, num_steps + 1):
+        g = grad(w) + l2 * w
+        m = b1 * m + (1 - b1) * g
+        if t <= last:
+            mu, following = (b1 * (1 - 0.5 * 0.96 ** (s * decay)) for s in (t, t + 1))
+            product *= mu
+            v = b2 * v + (1 - b2) * g**2
+            P = np.sqrt(v / (1 - b2**t)) + eps
+        w = w - lr * ((1 - mu) * g / (1 - product) + following * m / (1 - product * following)) / P
+        path.append(w)
+    return np.array(path)
+
+
+def gradient_init_adam(grad, w, num_steps, *, lr, b1, b2, eps):
+    path, m, v = [w], 0.0, grad(w) ** 2
+    for t in range(1, num_steps + 1):
+        g = grad(w)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        w = w - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+        path.append(w)
+    return np.array(path)
+
+
 def adafactor(grad, W, num_steps, *, lr, b1, decay, eps):
     """Of one matrix W (r, c); grad maps it to its gradient."""
     path, m, R, C = [W], 0.0, 0.0, 0.0
@@ -203,3 +229,12 @@ def adafactor(grad, W, num_steps, *, lr, b1, decay, eps):
         W = W - lr * m / np.sqrt(np.outer(R, C) / R.mean())
         path.append(W)
     return np.array(path)
+
+
+def clip_units(w, g, factor, eps):
+    """Adaptive gradient clipping of one tensor: the gradient, how many units were clipped, and how many there are."""
+    if w.ndim < 2:
+        limit, length = factor * max(np.linalg.norm(w), eps), np.linalg.norm(g)
+        return (g * limit / length, 1, 1) if length > limit else (g, 0, 1)
+    rows = [clip_units(w_row.ravel(), g_row.ravel(), factor, eps) for w_row, g_row in zip(w, g, strict=True)]
+    return np.array([row for row, *_ in rows]).reshape(g.shape), sum(num for _, num, _ in rows), len(rows)

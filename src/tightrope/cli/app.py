@@ -183,7 +183,7 @@ def threshold(method: str, /, **options: str) -> None:
     formula = "(2 - lr wd) / (lr F(-1))" if decay else "2 / (lr F(-1))"
     for name, value in (
         ("method", recipe.label),
-        ("P", recipe.preconditioner.formula),
+        ("P", recipe.formula),
         ("F(-1)", f"{momentum.alternating_gain:.6g}"),
         ("threshold", f"{recipe.stability_threshold():.6g}   on lambda_1({operator}): {formula}"),
         ("in 1/lr", f"{recipe.stability_threshold() * lr:.6g} / lr"),

@@ -1,9 +1,13 @@
 """Gradient methods: a momentum rule joined to a preconditioner rule, schedules, and any optimizer frozen in time."""
 
 from .adapters import freeze
+from .averaging import WeightAverage
+from .clip_tally import ClipTally
+from .clipping import AnyClipping, Clipped, Clipping, GlobalNormClip, UnitClip, ValueClip
 from .frozen import Frozen, FrozenGroup
+from .layerwise import layerwise_groups
 from .method import GradientMethod
-from .momentum import Momentum, heavy_ball, nesterov, none
+from .momentum import Momentum, MomentumRule, ScheduledNesterov, heavy_ball, nesterov, none
 from .preconditioner import RMS, Accumulated, Factored, FixedDense, FixedDiagonal, Identity, PreconditionerRule
 from .presets import (
     GD,
@@ -37,7 +41,9 @@ from .schedules import (
 from .traits import TRAITS, Traits
 
 __all__ = [
+    "MomentumRule",
     "Momentum",
+    "ScheduledNesterov",
     "none",
     "heavy_ball",
     "nesterov",
@@ -79,6 +85,15 @@ __all__ = [
     "WarmupStableDecay",
     "InverseSquareRoot",
     "AnySchedule",
+    "layerwise_groups",
+    "WeightAverage",
+    "Clipping",
+    "GlobalNormClip",
+    "ValueClip",
+    "UnitClip",
+    "AnyClipping",
+    "Clipped",
+    "ClipTally",
     "Frozen",
     "FrozenGroup",
     "freeze",

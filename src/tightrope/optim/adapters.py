@@ -159,7 +159,7 @@ def _without_method(
 
 def _read_gradient_method(optimizer: GradientMethod, group: dict[str, Any]) -> Reading:
     return Reading(
-        momentum=group["momentum"],
+        momentum=optimizer.momentum(group),
         is_decoupled=group["decoupled_weight_decay"],
         diagonal=lambda w: optimizer.preconditioner(group, w),
         is_ready=(lambda w: optimizer.has_preconditioner(group, w)) if group["preconditioner"].is_adaptive else None,

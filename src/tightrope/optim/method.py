@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tightrope.errors import ConfigError, ShapeError, TightropeError, check_number
 
-from .momentum import Momentum, none
+from .momentum import Momentum, MomentumRule, ScheduledNesterov, none
 from .preconditioner import RMS, Accumulated, Factored, FixedDense, FixedDiagonal, Identity, PreconditionerRule, State
 
 
@@ -25,7 +25,7 @@ class GradientMethod(torch.optim.Optimizer):
     Args:
         params: Tensors or groups of them, as for any torch optimizer.
         lr: Learning rate, at least 0.
-        momentum: A `Momentum`; default the plain gradient.
+        momentum: A `MomentumRule`; default the plain gradient.
         preconditioner: A `PreconditionerRule`; default the identity.
         weight_decay: At least 0. Decoupled by default: it never enters the momentum or P.
         decoupled_weight_decay: False adds `weight_decay * w` to the gradient instead (L2, torch's Adam and SGD).
@@ -43,7 +43,7 @@ class GradientMethod(torch.optim.Optimizer):
         params: Iterable[Any],
         lr: float,
         *,
-        momentum: Momentum | None = None,
+        momentum: MomentumRule | None = None,
         preconditioner: PreconditionerRule | None = None,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = True,
@@ -95,7 +95,7 @@ class GradientMethod(torch.optim.Optimizer):
             raise ShapeError("GradientMethod: gradients must be real and dense; got a sparse or complex one.")
         lr, momentum, rule = group["lr"], group["momentum"], group["preconditioner"]
         decay, is_decoupled = group["weight_decay"], group["decoupled_weight_decay"]
-        if not isinstance(momentum, Momentum):
+        if not isinstance(momentum, MomentumRule):
             raise ConfigError(
                 f"GradientMethod: a group's momentum must stay a Momentum rule; got {momentum!r}. A schedule that "
                 "cycles momentum does not apply: pass it cycle_momentum=False."
@@ -107,7 +107,7 @@ class GradientMethod(torch.optim.Optimizer):
         if not (group["is_preconditioner_frozen"] and state["preconditioner_step"]):
             state["preconditioner_step"] = state["step"]
             rule.update(state, g)
-        d = momentum.direction(state.get("m"), g)
+        d = momentum.direction(state.get("m"), g, state["preconditioner_step"])
         if decay and is_decoupled:
             w.mul_(1 - lr * decay)
         P = self.preconditioner(group, w)
@@ -137,11 +137,20 @@ class GradientMethod(torch.optim.Optimizer):
         P = rule.diagonal(state, t)
         if P is None or not rule.is_bias_corrected:
             return P
-        momentum: Momentum = group["momentum"]
-        return P * (1 - momentum.beta**t)
+        momentum: MomentumRule = group["momentum"]
+        return P * momentum.bias_correction(t)
+
+    def momentum(self, group: dict[str, Any]) -> Momentum:
+        """The linear momentum rule a group's last step followed; before any step, that of the first.
+
+        Where the rule changes with the step, a parameter that joined later is read as if it had been there all along.
+        """
+        rule: MomentumRule = group["momentum"]
+        steps = [self.state[w]["preconditioner_step"] for w in group["params"] if self.state.get(w)]
+        return rule.at(max(steps, default=1))
 
     def freeze_preconditioner(self) -> None:
-        """Hold P at its present value from here on: Adam becomes "frozen Adam" (Cohen et al. 2022, section 4).
+        """Hold P and the weights of momentum from here on: Adam becomes "frozen Adam" (Cohen et al. 2022, section 4).
 
         A parameter that has had no gradient yet takes the P of its first one.
 
@@ -167,7 +176,7 @@ def _check_group(group: dict[str, Any]) -> None:
     finite = "be finite and at least 0"
     check_number("GradientMethod: lr", group["lr"], lambda lr: 0 <= lr < math.inf, finite)
     check_number("GradientMethod: weight_decay", group["weight_decay"], lambda decay: 0 <= decay < math.inf, finite)
-    if not isinstance(group["momentum"], Momentum):
+    if not isinstance(group["momentum"], MomentumRule):
         raise ConfigError(f"GradientMethod: momentum must be a Momentum rule; got {group['momentum']!r}.")
     if not isinstance(rule, PreconditionerRule):
         raise ConfigError(f"GradientMethod: preconditioner must be a rule; got {rule!r}.")
@@ -175,4 +184,6 @@ def _check_group(group: dict[str, Any]) -> None:
 
 
 # The rules are plain values: torch.load(weights_only=True) may read them back in a state_dict.
-torch.serialization.add_safe_globals([Momentum, Identity, RMS, Accumulated, Factored, FixedDiagonal, FixedDense])
+torch.serialization.add_safe_globals(
+    [Momentum, ScheduledNesterov, Identity, RMS, Accumulated, Factored, FixedDiagonal, FixedDense]
+)

@@ -92,9 +92,12 @@ class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True
         eps_inside_root: P = (nu + eps)^power, the form of some lecture notes.
         running_max: Use the largest nu so far (AMSGrad), so that P never falls. The maximum is of nu itself; with
             bias_correction it is divided by 1 - beta^t afterwards, as torch does, and P can fall early on.
+        gradient_init: Start nu at the first g^2 instead of 0. With bias_correction, which then overcorrects, steps
+            are warmed up by sqrt(1 - beta^t) (GI-Adam); without, it takes the place of the correction.
     References:
         Tieleman and Hinton 2012; Kingma and Ba 2015 (arXiv 1412.6980), Algorithm 1; Reddi et al. 2018 (arXiv
-        1904.09237), Algorithm 2; Chen et al. 2018 (arXiv 1806.06763), Algorithm 1; Cohen et al. 2022, eqs. 1-2.
+        1904.09237), Algorithm 2; Chen et al. 2018 (arXiv 1806.06763), Algorithm 1; Cohen et al. 2022, eqs. 1-2;
+        Kalra and Barkeshli 2024 (arXiv 2406.09405) for GI-Adam.
     """
 
     is_adaptive: ClassVar[bool] = True
@@ -104,6 +107,7 @@ class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True
     bias_correction: bool = False
     eps_inside_root: bool = False
     running_max: bool = False
+    gradient_init: bool = False
 
     def __post_init__(self) -> None:
         check_number("RMS: beta", self.beta, lambda beta: 0 <= beta < 1, "be in [0, 1)")
@@ -124,9 +128,13 @@ class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True
 
     def init(self, w: Tensor, start: int) -> State:
         names = ("nu", "max_nu") if self.running_max else ("nu",)
-        return {name: torch.zeros_like(w, memory_format=torch.preserve_format) for name in names}
+        state = {name: torch.zeros_like(w, memory_format=torch.preserve_format) for name in names}
+        return {**state, "is_started": torch.zeros(())} if self.gradient_init else state
 
     def update(self, state: State, g: Tensor) -> None:
+        if self.gradient_init and not state["is_started"]:
+            state["nu"].addcmul_(g, g)
+            state["is_started"].fill_(1)
         nu = state["nu"].mul_(self.beta).addcmul_(g, g, value=1 - self.beta)
         if self.running_max:
             torch.maximum(state["max_nu"], nu, out=state["max_nu"])

@@ -9,9 +9,9 @@ from tightrope.errors import ConfigError
 
 from .method import GradientMethod
 from .momentum import Momentum
-from .preconditioner import Accumulated
 from .recipes import (
     AdafactorRecipe,
+    AdaGradRecipe,
     AdamRecipe,
     AdamWRecipe,
     AMSGradRecipe,
@@ -74,13 +74,15 @@ def RMSprop(
     weight_decay: float = 0.0,
     *,
     beta2: float | None = None,
+    eps_inside_root: bool = False,
 ) -> GradientMethod:
     """RMSProp (Tieleman and Hinton 2012) without momentum; `beta2` is `alpha`. Decay is added to the gradient.
 
-    torch's keywords but `momentum` and `centered`, which put another method after or into P; `freeze` reads both.
+    torch's keywords but `momentum`, a heavy ball of steps already divided by P where here P divides the heavy ball,
+    and `centered`, which subtracts the squared mean gradient from nu; `freeze` reads both from torch's.
     """
     decay = alpha if beta2 is None else beta2
-    recipe = RMSPropRecipe(lr=lr, beta2=decay, eps=eps, weight_decay=weight_decay)
+    recipe = RMSPropRecipe(lr=lr, beta2=decay, eps=eps, weight_decay=weight_decay, eps_inside_root=eps_inside_root)
     return recipe.build(params)
 
 
@@ -90,22 +92,29 @@ def Adam(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    amsgrad: bool = False,
     *,
     beta1: float | None = None,
     beta2: float | None = None,
     bias_correction: bool = True,
+    eps_inside_root: bool = False,
+    gradient_init: bool = False,
     decoupled_weight_decay: bool = False,
 ) -> GradientMethod:
     """Adam (Kingma and Ba 2015, Algorithm 1); decay is added to the gradient unless decoupled, as in torch.
 
-    For torch's `amsgrad=True` see `AMSGrad(bias_correction=True)`.
+    `amsgrad` is torch's: the running maximum of nu, divided by 1 - beta2^t like nu itself; the paper's is `AMSGrad`.
+    `gradient_init` starts nu at the first squared gradient, a warmup of its own (GI-Adam; see `RMS`).
     """
     recipe = AdamRecipe(
         lr=lr,
         beta1=betas[0] if beta1 is None else beta1,
         beta2=betas[1] if beta2 is None else beta2,
         eps=eps,
+        eps_inside_root=eps_inside_root,
         bias_correction=bias_correction,
+        amsgrad=amsgrad,
+        gradient_init=gradient_init,
         weight_decay=weight_decay,
     )
     return recipe.build(params, decoupled_weight_decay=decoupled_weight_decay)
@@ -117,6 +126,7 @@ def AdamW(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 1e-2,
+    amsgrad: bool = False,
     *,
     beta1: float | None = None,
     beta2: float | None = None,
@@ -129,6 +139,7 @@ def AdamW(
         beta2=betas[1] if beta2 is None else beta2,
         eps=eps,
         bias_correction=bias_correction,
+        amsgrad=amsgrad,
         weight_decay=weight_decay,
     )
     return recipe.build(params)
@@ -140,10 +151,18 @@ def Adagrad(
     weight_decay: float = 0.0,
     initial_accumulator_value: float = 0.0,
     eps: float = 1e-10,
+    *,
+    eps_inside_root: bool = False,
 ) -> GradientMethod:
     """AdaGrad (Duchi et al. 2011), torch's keywords but for lr_decay, which a schedule does; threshold 2 / lr."""
-    rule = Accumulated(eps=eps, initial=initial_accumulator_value)
-    return GradientMethod(params, lr, preconditioner=rule, weight_decay=weight_decay, decoupled_weight_decay=False)
+    recipe = AdaGradRecipe(
+        lr=lr,
+        eps=eps,
+        eps_inside_root=eps_inside_root,
+        initial=initial_accumulator_value,
+        weight_decay=weight_decay,
+    )
+    return recipe.build(params)
 
 
 def AMSGrad(
@@ -190,13 +209,21 @@ def NAdam(
     *,
     beta1: float | None = None,
     beta2: float | None = None,
+    bias_correction: bool = False,
+    momentum_decay: float | None = None,
 ) -> GradientMethod:
-    """Nadam with constant beta1 and no bias correction (Cohen et al. 2022, Figure 5); torch's has a schedule."""
+    """Nadam with constant beta1 and no bias correction (Cohen et al. 2022, Figure 5) unless told otherwise.
+
+    `bias_correction` corrects both averages for their start at zero. `momentum_decay=4e-3` is torch.optim.NAdam:
+    corrected, with Dozat's schedule, at first several times below the threshold it tends to (`ScheduledNesterov`).
+    """
     recipe = NAdamRecipe(
         lr=lr,
         beta1=betas[0] if beta1 is None else beta1,
         beta2=betas[1] if beta2 is None else beta2,
         eps=eps,
+        bias_correction=bias_correction,
+        momentum_decay=momentum_decay,
         weight_decay=weight_decay,
     )
     return recipe.build(params)

@@ -5,6 +5,7 @@ A recipe is what a configuration holds under `[method]`, where `name` picks it.
 
 from __future__ import annotations
 
+import math
 import typing
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from .method import GradientMethod
-from .momentum import Momentum, heavy_ball, nesterov, none
+from .momentum import Momentum, MomentumRule, ScheduledNesterov, heavy_ball, nesterov, none
 from .preconditioner import RMS, AbstractStructMeta, Accumulated, Factored, Identity, PreconditionerRule
 
 
@@ -38,12 +39,22 @@ class Recipe(
     @property
     @abstractmethod
     def momentum(self) -> Momentum:
-        """Its momentum rule."""
+        """Its linear momentum rule; where that changes with the step, the one it tends to."""
+
+    @property
+    def momentum_rule(self) -> MomentumRule:
+        """What its steps follow: `momentum` unless the rule changes with the step."""
+        return self.momentum
 
     @property
     def preconditioner(self) -> PreconditionerRule:
         """Its preconditioner rule; the identity unless the method has one."""
         return Identity()
+
+    @property
+    def formula(self) -> str:
+        """P written out, for people."""
+        return self.preconditioner.formula
 
     @property
     def decoupled_decay(self) -> float:
@@ -55,7 +66,7 @@ class Recipe(
         return GradientMethod(
             params,
             self.lr,
-            momentum=self.momentum,
+            momentum=self.momentum_rule,
             preconditioner=self.preconditioner,
             weight_decay=self.weight_decay,
             decoupled_weight_decay=(
@@ -63,9 +74,12 @@ class Recipe(
             ),
         )
 
-    def stability_threshold(self) -> float:
-        """Threshold of the frozen method in units of 1 / lr, on lambda_1(P^-1 H), or P^-1 (H + wd) if decay is L2."""
-        return self.momentum.stability_threshold(self.lr, self.decoupled_decay)
+    def stability_threshold(self, t: float = math.inf) -> float:
+        """Threshold of the frozen method in units of 1 / lr, on lambda_1(P^-1 H), or P^-1 (H + wd) if decay is L2.
+
+        It is that of step t; only a momentum that changes with the step (Nadam's schedule) has more than one.
+        """
+        return self.momentum_rule.at(t).stability_threshold(self.lr, self.decoupled_decay)
 
 
 class GDRecipe(Recipe, frozen=True, tag="gd"):
@@ -121,7 +135,10 @@ class RMSPropRecipe(Recipe, frozen=True, tag="rmsprop"):
 
 
 class AdamRecipe(Recipe, frozen=True, tag="adam"):
-    """Adam (Kingma and Ba 2015): RMSProp's P with an averaged gradient; decay is added to it."""
+    """Adam (Kingma and Ba 2015): RMSProp's P with an averaged gradient; decay is added to it.
+
+    `gradient_init` starts nu at the first squared gradient (GI-Adam), which warms the step up as sqrt(1 - beta2^t).
+    """
 
     label: ClassVar[str] = "Adam"
     is_decay_decoupled: ClassVar[bool] = False
@@ -130,6 +147,8 @@ class AdamRecipe(Recipe, frozen=True, tag="adam"):
     eps: float = 1e-8
     eps_inside_root: bool = False
     bias_correction: bool = True
+    amsgrad: bool = False
+    gradient_init: bool = False
 
     @property
     def momentum(self) -> Momentum:
@@ -138,7 +157,12 @@ class AdamRecipe(Recipe, frozen=True, tag="adam"):
     @property
     def preconditioner(self) -> PreconditionerRule:
         return RMS(
-            beta=self.beta2, eps=self.eps, eps_inside_root=self.eps_inside_root, bias_correction=self.bias_correction
+            beta=self.beta2,
+            eps=self.eps,
+            eps_inside_root=self.eps_inside_root,
+            bias_correction=self.bias_correction,
+            running_max=self.amsgrad,
+            gradient_init=self.gradient_init,
         )
 
 
@@ -151,6 +175,7 @@ class AdamWRecipe(Recipe, frozen=True, tag="adamw"):
     beta2: float = 0.999
     eps: float = 1e-8
     bias_correction: bool = True
+    amsgrad: bool = False
 
     @property
     def momentum(self) -> Momentum:
@@ -158,7 +183,7 @@ class AdamWRecipe(Recipe, frozen=True, tag="adamw"):
 
     @property
     def preconditioner(self) -> PreconditionerRule:
-        return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.bias_correction)
+        return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.bias_correction, running_max=self.amsgrad)
 
 
 class AdaGradRecipe(Recipe, frozen=True, tag="adagrad"):
@@ -168,6 +193,7 @@ class AdaGradRecipe(Recipe, frozen=True, tag="adagrad"):
     is_decay_decoupled: ClassVar[bool] = False
     eps: float = 1e-10
     eps_inside_root: bool = False
+    initial: float = 0.0
 
     @property
     def momentum(self) -> Momentum:
@@ -175,7 +201,7 @@ class AdaGradRecipe(Recipe, frozen=True, tag="adagrad"):
 
     @property
     def preconditioner(self) -> PreconditionerRule:
-        return Accumulated(eps=self.eps, eps_inside_root=self.eps_inside_root)
+        return Accumulated(eps=self.eps, eps_inside_root=self.eps_inside_root, initial=self.initial)
 
 
 class AMSGradRecipe(Recipe, frozen=True, tag="amsgrad"):
@@ -218,21 +244,40 @@ class PadamRecipe(Recipe, frozen=True, tag="padam"):
 
 
 class NAdamRecipe(Recipe, frozen=True, tag="nadam"):
-    """Nadam (Dozat 2016) as Cohen et al. 2022 run it: Adam with averaged Nesterov momentum, beta1 constant."""
+    """Nadam (Dozat 2016) as Cohen et al. 2022 run it: Adam with averaged Nesterov momentum, beta1 constant.
+
+    `bias_correction` corrects both averages; `momentum_decay` (torch's default is 4e-3) adds Dozat's schedule to the
+    correction, which is torch.optim.NAdam.
+    """
 
     label: ClassVar[str] = "Nadam"
     is_decay_decoupled: ClassVar[bool] = False
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    bias_correction: bool = False
+    momentum_decay: float | None = None
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the averages are corrected for their start at zero: the schedule is defined with it only."""
+        return self.bias_correction or self.momentum_decay is not None
 
     @property
     def momentum(self) -> Momentum:
         return nesterov(self.beta1, ema=True)
 
     @property
+    def momentum_rule(self) -> MomentumRule:
+        return ScheduledNesterov(self.beta1, decay=self.momentum_decay) if self.is_corrected else self.momentum
+
+    @property
     def preconditioner(self) -> PreconditionerRule:
-        return RMS(beta=self.beta2, eps=self.eps)
+        return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.is_corrected)
+
+    @property
+    def formula(self) -> str:
+        return "sqrt(nu/(1-beta2^t)) + eps" if self.is_corrected else self.preconditioner.formula
 
 
 class AdafactorRecipe(Recipe, frozen=True, tag="adafactor"):

@@ -100,7 +100,7 @@ class WarmRestarts(Schedule, frozen=True, tag="warm_restarts"):
 
     Args:
         period: Steps of the first cosine.
-        growth: Factor from one period to the next, at least 1.
+        growth: Factor from one period to the next, at least 1; restarts fall on the nearest step.
         floor: Factor before a restart.
     References:
         Loshchilov and Hutter 2017 (arXiv 1608.03983), section 3.
@@ -112,18 +112,35 @@ class WarmRestarts(Schedule, frozen=True, tag="warm_restarts"):
 
     def __post_init__(self) -> None:
         _check_floor("warm_restarts", self.floor)
-        check_number("warm_restarts: growth", self.growth, lambda growth: 1 <= growth < math.inf, "be at least 1")
+        check_number(
+            "warm_restarts: growth", self.growth, lambda growth: 1 <= growth <= 1000, "be at least 1 and at most 1000"
+        )
 
     def __call__(self, step: int) -> float:
-        since, period = step, float(self.period)
-        while since >= round(period):
-            since -= round(period)
-            period *= self.growth
-        return _half_cosine(since / round(period), self.floor)
+        number = self._number(step)
+        start = self._start(number)
+        return _half_cosine((step - start) / (self._start(number + 1) - start), self.floor)
 
     def is_end(self, step: int) -> bool:
         """Whether a step is the last before a restart, where weights are worth averaging."""
-        return step >= 0 and self(step + 1) == 1.0
+        return step >= 0 and self._start(self._number(step + 1)) == step + 1
+
+    def _start(self, number: int) -> int:
+        """First step of a cosine, the sum of all periods before it to the nearest step."""
+        if self.growth == 1:
+            return number * self.period
+        periods = math.expm1(number * math.log(self.growth)) / (self.growth - 1)
+        return math.floor(self.period * periods + 0.5)
+
+    def _number(self, step: int) -> int:
+        """Which cosine a step belongs to, from 0 on, at the same cost for every step."""
+        if self.growth == 1:
+            return step // self.period
+        number = int(math.log1p(step * (self.growth - 1) / self.period) / math.log(self.growth))
+        # Starts are rounded to whole steps, so the next cosine may begin up to half a step before the logarithm says.
+        while self._start(number + 1) <= step:
+            number += 1
+        return number
 
 
 class OneCycle(Schedule, frozen=True, tag="one_cycle"):

@@ -29,7 +29,7 @@ def describe(config: RunConfig, problem: Problem) -> dict[str, Any]:
         "num_parameters": problem.w.numel(),
         "num_examples": problem.num_examples,
         "method": method.label,
-        "preconditioner": method.preconditioner.formula,
+        "preconditioner": method.formula,
         "alternating_gain": method.momentum.alternating_gain,
         "threshold": method.stability_threshold(),
         "traits": msgspec.to_builtins(TRAITS[str(method.__struct_config__.tag)]),
