@@ -83,7 +83,9 @@ def _chunks(archive: Archive) -> Iterator[bytes]:
 
 
 def _unreachable(archive: Archive, why: str) -> DataError:
+    # The words may be the server's own; they must not break the line or steer the terminal.
+    words = " ".join("".join(letter if letter.isprintable() else " " for letter in why).split())
     return DataError(
-        f"{archive.name}: {archive.url} must be reachable; {why}. Nothing was kept: try again, or put "
+        f"{archive.name}: {archive.url} must be reachable; {words}. Nothing was kept: try again, or put "
         f"{archive.file} into {data_folder()} yourself."
     )
