@@ -182,20 +182,16 @@ def test_the_subset_knows_the_moments_of_all_of_cifar10():
 
 @pytest.mark.slow
 @real_images
-@pytest.mark.parametrize(
-    ("model", "num_examples", "lr"),
-    [("fc", 1000, 1e-4), ("cnn", 200, 1e-4)],
-)
-def test_the_papers_networks_train_on_real_images(model, num_examples, lr, tmp_path):
+@pytest.mark.parametrize(("model", "num_examples"), [("fc", 1000), ("cnn", 100)])
+def test_the_papers_networks_train_on_real_images(model, num_examples, tmp_path):
     config = RunConfig(
         problem=Cifar10(model=model, num_examples=num_examples, path=str(FOUND[0])),
-        method=RECIPES["adam"](lr=lr, eps=1e-7),
+        method=RECIPES["adam"](lr=1e-4, eps=1e-7),
         num_steps=12,
         measure=MeasureConfig(every=6),
     )
     record = run(config, out=tmp_path / "run")
     loss = record.steps["loss"]
     assert loss[-1] < 0.9 * loss[0]
-    assert (np.diff(loss) < 0).all()
     assert np.isfinite(record.measurements["ratio"]).all()
     assert (record.measurements["ratio"] > 0).all()

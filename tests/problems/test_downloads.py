@@ -93,7 +93,8 @@ def test_fetch_downloads_checks_and_keeps_the_archive(tightrope, serve, publish,
     assert f"Fetched, and right (md5 {archive.md5}): {folder}/cifar-10-binary.tar.gz" in out
     assert [file.name for file in folder.iterdir()] == ["cifar-10-binary.tar.gz"]
     assert (folder / archive.file).read_bytes() == PUBLISHED
-    code, _, err = tightrope("run", "digits-adam", "--set", "problem=cifar10", "--set", "num_steps=2")
+    settings = ("problem=cifar10", "hidden=[4]", "num_steps=2")
+    code, _, err = tightrope("run", "digits-adam", *(part for setting in settings for part in ("--set", setting)))
     assert (code, err) == (0, "")
 
 
