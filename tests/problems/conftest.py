@@ -39,12 +39,16 @@ def members(name, num_images=4, seed=0):
 
 
 def tar_gz(content):
+    """A compressed tar of named bytes; None stands for a link out of it."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as tar:
-        for name, content_of in content.items():
+        for name, part in content.items():
             info = tarfile.TarInfo(name)
-            info.size = len(content_of)
-            tar.addfile(info, io.BytesIO(content_of))
+            if part is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            else:
+                info.size = len(part)
+            tar.addfile(info, io.BytesIO(part or b""))
     return file.getvalue()
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from tightrope.errors import ConfigError
 from tightrope.optim import RECIPES
-from tightrope.problems import ARCHIVES, Cifar10, Cifar100
+from tightrope.problems import ARCHIVES, Cifar10, Cifar100, cross_entropy, half_squared_error
 from tightrope.problems.archives import load
 from tightrope.problems.models import convolutional
 from tightrope.training import MeasureConfig, RunConfig, from_mapping, run
@@ -79,6 +79,9 @@ def test_targets_and_classes_follow_the_loss(keep):
     assert squared.batch[1].shape == (4, 100)
     assert torch.equal(squared.batch[1].argmax(1), y)
     assert torch.equal(entropy.batch[1], y)
+    for problem, criterion in ((squared, half_squared_error), (entropy, cross_entropy)):
+        inputs, targets = problem.batch
+        assert torch.equal(problem.loss_fn(problem.model, problem.batch), criterion(problem.model(inputs), targets))
 
 
 def test_the_first_so_many_images_are_standardised_by_the_whole_training_set(keep):

@@ -117,7 +117,9 @@ def test_fetch_says_that_the_archive_is_there_and_asks_nobody(tightrope, keep, m
 def test_a_damaged_archive_is_replaced_once_the_right_one_is_here(tightrope, serve, publish, folder):
     archive = publish("cifar10", PUBLISHED, serve(sends(PUBLISHED)))
     (folder / archive.file).write_bytes(PUBLISHED[:100])
-    assert tightrope("fetch", "cifar10")[0] == 0
+    with (folder / archive.file).open("rb") as reader:
+        assert tightrope("fetch", "cifar10")[0] == 0
+        assert reader.read() == PUBLISHED[:100]  # who reads the old one is not disturbed
     assert (folder / archive.file).read_bytes() == PUBLISHED
 
 
@@ -230,6 +232,16 @@ def test_a_folder_that_cannot_be_made_is_one_line(tightrope, publish, tmp_path, 
     assert "must be writable" in err
     assert err.count("\n") == 1
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_in_the_archives_place_is_one_line_and_stays(tightrope, serve, publish, folder):
+    archive = publish("cifar10", PUBLISHED, serve(sends(PUBLISHED)))
+    (folder / archive.file).mkdir()
+    code, _, err = tightrope("fetch", "cifar10")
+    assert code == 2
+    assert "must be writable" in err
+    assert err.count("\n") == 1
+    assert [file.is_dir() for file in folder.iterdir()] == [True]
 
 
 def test_a_name_that_is_not_known_gets_the_nearest(tightrope, folder):

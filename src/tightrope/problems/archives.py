@@ -50,10 +50,11 @@ class Archive:
 
     def is_genuine(self, path: Path) -> bool:
         """Whether the file is there and is the published one, to the last bit."""
-        if not path.is_file():
+        try:
+            with path.open("rb") as file:
+                return _md5(file) == self.md5
+        except OSError:
             return False
-        with path.open("rb") as file:
-            return _md5(file) == self.md5
 
 
 ARCHIVES = {
@@ -82,7 +83,7 @@ ARCHIVES = {
 
 def data_folder() -> Path:
     """Where archives are kept: the folder TIGHTROPE_DATA names, or ~/.cache/tightrope."""
-    return Path(os.environ.get("TIGHTROPE_DATA") or "~/.cache/tightrope").expanduser()
+    return Path(os.path.expanduser(os.environ.get("TIGHTROPE_DATA") or "~/.cache/tightrope"))
 
 
 def load(archive: Archive, path: str | None = None) -> Images:
@@ -113,9 +114,10 @@ def load(archive: Archive, path: str | None = None) -> Images:
 
 
 def _find(archive: Archive, path: str | None) -> Path:
+    # os.path, not pathlib: it takes any text, an unknown home or a folder one may not enter included.
     if path is not None:
-        file = Path(path).expanduser()
-        if not file.is_file():
+        file = Path(os.path.expanduser(path))
+        if not os.path.isfile(file):
             raise DataError(
                 f"problem.path: must be {archive.file} or an .npz; there is no file {file}. "
                 f"Without a path, what `tightrope fetch {archive.name}` got is used."
@@ -123,7 +125,7 @@ def _find(archive: Archive, path: str | None) -> Path:
         return file
     folder = data_folder()
     for name in (archive.file, f"{archive.name}.npz"):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):
             return folder / name
     raise DataError(
         f"{archive.name}: {archive.file} or {archive.name}.npz must be in {folder}; neither is. "
