@@ -162,8 +162,8 @@ def test_a_missing_archive_says_where_it_was_looked_for_and_how_to_get_it(folder
 
 
 def test_a_path_to_nothing_is_refused(tmp_path):
-    assert f"no file {tmp_path}/no.npz" in refused(lambda: load(ARCHIVES["cifar10"], f"{tmp_path}/no.npz"))
-    for path in (str(tmp_path), "", "a\0b.npz", "~nobody-of-that-name/x.npz", "x" * 5000):
+    assert f"no file '{tmp_path}/no.npz'" in refused(lambda: load(ARCHIVES["cifar10"], f"{tmp_path}/no.npz"))
+    for path in (str(tmp_path), "", "a\0b.npz", "a\nb.npz", "~nobody-of-that-name/x.npz", "x" * 5000):
         assert "there is no file" in refused(lambda path=path: load(ARCHIVES["cifar10"], path))
 
 

@@ -152,7 +152,7 @@ def test_a_configuration_survives_toml(keep):
     ("settings", "words"),
     [
         ([], "tightrope fetch cifar10"),
-        (["problem.path=no.npz"], "no file no.npz"),
+        (["problem.path=no.npz"], "no file 'no.npz'"),
         (["problem.path=bad.npz"], "it lacks train_y, test_x, test_y"),
         (["problem.path=text.npz"], "must be an .npz of plain arrays"),
         (["problem.path=text.txt"], "must be the published cifar-10-binary.tar.gz"),

@@ -119,7 +119,7 @@ def _find(archive: Archive, path: str | None) -> Path:
         file = Path(os.path.expanduser(path))
         if not os.path.isfile(file):
             raise DataError(
-                f"problem.path: must be {archive.file} or an .npz; there is no file {file}. "
+                f"problem.path: must be {archive.file} or an .npz; there is no file {str(file)!r}. "
                 f"Without a path, what `tightrope fetch {archive.name}` got is used."
             )
         return file
