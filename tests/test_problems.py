@@ -7,7 +7,15 @@ import torch
 
 from tightrope.curvature import Hessian
 from tightrope.errors import ConfigError
-from tightrope.problems import Chebyshev, Digits, Quadratic, cross_entropy, half_squared_error, supervised
+from tightrope.problems import (
+    Chebyshev,
+    Digits,
+    Quadratic,
+    classification,
+    cross_entropy,
+    half_squared_error,
+    supervised,
+)
 from tightrope.problems.data import chebyshev, digits, one_hot
 
 
@@ -99,6 +107,9 @@ def test_labels_out_of_range_and_empty_data_are_refused():
     with pytest.raises(ConfigError, match="at least one example; got none"):
         one_hot(torch.tensor([], dtype=torch.int64), 10)
     model = torch.nn.Linear(2, 1)
+    for loss in ("mse", "cross_entropy"):
+        with pytest.raises(ConfigError, match=r"labels must be in 0\.\.2; got 0\.\.3"):
+            classification(model, torch.zeros(2, 2), torch.tensor([0, 3]), 3, loss, torch.float32)
     for n, m in ((0, 0), (3, 2)):
         with pytest.raises(ConfigError, match=f"got {n} and {m}"):
             supervised(model, torch.zeros(n, 2), torch.zeros(m, 1), half_squared_error, torch.float32)

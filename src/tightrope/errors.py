@@ -23,6 +23,10 @@ class UnsupportedOptimizerError(TightropeError, TypeError):
     """The optimizer has no frozen linear method, or none that we can read from its state."""
 
 
+class DataError(TightropeError, OSError):
+    """A data set is missing, damaged or not what it should be, or cannot be fetched."""
+
+
 class StoreError(TightropeError, OSError):
     """A run directory cannot be written or read."""
 

@@ -192,6 +192,18 @@ def threshold(method: str, /, **options: str) -> None:
         say(f"{name:<10} {value}")
 
 
+@app.command
+def fetch(name: str, /) -> None:
+    """Download the official archive of a data set, check it, and keep it where `tightrope run` looks for it.
+
+    Args:
+        name: cifar10 or cifar100. Kept in the folder TIGHTROPE_DATA names, or in ~/.cache/tightrope.
+    """
+    from .fetching import fetch_archive
+
+    fetch_archive(name)
+
+
 def _write_report(records: list[RunRecord], out: Path) -> None:
     from tightrope.views import write_report
 

@@ -36,18 +36,18 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     Raises:
         ConfigError: there are no labels, or one is outside 0..c-1.
     """
-    check_labels(labels, num_classes)
-    return torch.nn.functional.one_hot(labels, num_classes).double()
+    return torch.nn.functional.one_hot(class_numbers(labels, num_classes), num_classes).double()
 
 
-def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raise unless there are labels and all are class numbers.
+def class_numbers(labels: Tensor, num_classes: int) -> Tensor:
+    """The labels (n,), which are class numbers.
 
     Raises:
-        ConfigError: as said.
+        ConfigError: there are no labels, or one is outside 0..c-1.
     """
     if labels.numel() == 0:
         raise ConfigError("data: there must be at least one example; got none.")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise ConfigError(f"data: labels must be in 0..{num_classes - 1}; got {low}..{high}.")
+    return labels

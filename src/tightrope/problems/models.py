@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "linear": nn.Identity}
 
@@ -22,11 +23,38 @@ def fully_connected(
     widths = [num_inputs, *hidden, num_outputs]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in pairwise(widths):
-        linear = torch.nn.utils.skip_init(nn.Linear, fan_in, fan_out)
-        nn.init.normal_(linear.weight, std=fan_in**-0.5, generator=generator)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, ACTIVATIONS[activation]()]
+        layers += [_drawn(skip_init(nn.Linear, fan_in, fan_out), generator), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
+
+
+def convolutional(
+    hidden: Sequence[int], num_outputs: int, activation: str, generator: torch.Generator
+) -> nn.Sequential:
+    """Convolutional network on (n, 3, 32, 32) images: weights N(0, 1 / fan_in), biases zero.
+
+    Three times convolution, activation and max-pooling (64 filters of 5x5 and 96 of 3x3, both unpadded, and 128 of
+    3x3, padded to keep the size; windows of 3x3 with stride 2), then fully-connected layers on what is left: 3x3x128.
+
+    References:
+        Cohen et al. 2022 (arXiv 2207.14484), Appendix G.1 (hidden = 512, 256; relu). It leaves open that pooling
+        covers the border ("same"); the architecture's sources do not: MaxPoolingCNN of google/init2winit and the
+        3c3d network of DeepOBS, 895,210 parameters with ten outputs.
+    """
+    layers: list[nn.Module] = []
+    for num_channels, num_filters, size, padding in ((3, 64, 5, 0), (64, 96, 3, 0), (96, 128, 3, 1)):
+        convolution = skip_init(nn.Conv2d, num_channels, num_filters, size, padding=padding)
+        # With these sizes ceil_mode is "same" padding: the last window reaches one row and column over the border.
+        pooling = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+        layers += [_drawn(convolution, generator), ACTIVATIONS[activation](), pooling]
+    return nn.Sequential(*layers, *fully_connected(128 * 3 * 3, hidden, num_outputs, activation, generator))
+
+
+def _drawn(layer: nn.Module, generator: torch.Generator) -> nn.Module:
+    """The layer with weights N(0, 1 / fan_in) and biases zero."""
+    weight = layer.get_parameter("weight")
+    nn.init.normal_(weight, std=weight[0].numel() ** -0.5, generator=generator)
+    nn.init.zeros_(layer.get_parameter("bias"))
+    return layer
 
 
 class Point(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,13 @@ from tightrope.parameters import share_storage, trainable
 from . import data, losses, models
 
 Batch = tuple[Tensor, ...]
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+LOSSES: dict[str, tuple[Callable[[Tensor, int], Tensor], Criterion]] = {
+    "mse": (data.one_hot, losses.half_squared_error),
+    "cross_entropy": (data.class_numbers, losses.cross_entropy),
+}
+"""How class numbers become targets, and the loss on them."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,14 @@ class Problem:
         w: (p,) all trainable parameters, with `.grad`.
         batch: The full training data, tensors whose first dimension counts examples.
         loss_fn: (model, batch) -> scalar, the mean over the batch's examples.
+        test_batch: Held-out data in the same form, where the problem has any.
     """
 
     model: nn.Module
     w: nn.Parameter
     batch: Batch
     loss_fn: Callable[[Any, Any], Tensor]
+    test_batch: Batch | None = None
 
     @property
     def num_examples(self) -> int:
@@ -63,10 +72,11 @@ def supervised(
     model: nn.Module,
     inputs: Tensor,
     targets: Tensor,
-    criterion: Callable[[Tensor, Tensor], Tensor],
+    criterion: Criterion,
     dtype: torch.dtype,
+    test: Batch | None = None,
 ) -> Problem:
-    """A model that maps inputs to targets, in one dtype.
+    """A model that maps inputs to targets, in one dtype; `test` holds such inputs and targets too.
 
     Raises:
         ConfigError: there are no examples, or inputs and targets differ in number.
@@ -76,10 +86,37 @@ def supervised(
             f"problem: inputs and targets must be equally many and at least one; got {len(inputs)} and {len(targets)}."
         )
     model = model.to(dtype)
-    cast = targets.to(dtype) if targets.is_floating_point() else targets
     return Problem(
-        model, share_storage(model), (inputs.to(dtype), cast), lambda model, batch: criterion(model(batch[0]), batch[1])
+        model,
+        share_storage(model),
+        _cast((inputs, targets), dtype),
+        lambda model, batch: criterion(model(batch[0]), batch[1]),
+        None if test is None else _cast(test, dtype),
     )
+
+
+def classification(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    loss: str,
+    dtype: torch.dtype,
+    test: Batch | None = None,
+) -> Problem:
+    """A model that tells classes apart, in mean squared error against one-hot targets or in cross-entropy.
+
+    Args:
+        labels: (n,) class numbers.
+        loss: "mse" or "cross_entropy".
+        test: Held-out inputs and labels.
+    Raises:
+        ConfigError: there are no examples, or a label is outside 0..num_classes-1.
+    """
+    targets_of, criterion = LOSSES[loss]
+    targets = targets_of(labels, num_classes)
+    test = None if test is None else (test[0], targets_of(test[1], num_classes))
+    return supervised(model, inputs, targets, criterion, dtype, test)
 
 
 class ProblemConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="name"):
@@ -94,92 +131,29 @@ class ProblemConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """
 
 
-class Digits(ProblemConfig, frozen=True, tag="digits"):
-    """A fully-connected network on scikit-learn's digits, in mean squared error or cross-entropy."""
+def check_choice(key: str, value: str, known: Iterable[str]) -> None:
+    """Raise unless the value is one of the known ones.
 
-    hidden: tuple[int, ...] = (200,) * 5
-    activation: str = "tanh"
-    loss: str = "mse"
-    num_examples: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_choice("problem.activation", self.activation, models.ACTIVATIONS)
-        _check_choice("problem.loss", self.loss, ("mse", "cross_entropy"))
-        if any(width < 1 for width in self.hidden):
-            raise ConfigError(f"problem.hidden: widths must be at least 1; got {list(self.hidden)}.")
-
-    def build(self, seed: int, dtype: torch.dtype) -> Problem:
-        x, labels = data.digits(self.num_examples)
-        data.check_labels(labels, 10)
-        generator = torch.Generator().manual_seed(seed)
-        model = models.fully_connected(64, self.hidden, 10, self.activation, generator)
-        if self.loss == "mse":
-            return supervised(model, x, data.one_hot(labels, 10), losses.half_squared_error, dtype)
-        return supervised(model, x, labels, losses.cross_entropy, dtype)
-
-
-class Chebyshev(ProblemConfig, frozen=True, tag="chebyshev"):
-    """One hidden layer of tanh on a Chebyshev polynomial: small enough for an exact Hessian."""
-
-    num_points: int = 20
-    degree: int = 5
-    width: int = 100
-
-    def __post_init__(self) -> None:
-        if min(self.num_points, self.width) < 1 or self.degree < 0:
-            raise ConfigError("problem: num_points and width must be at least 1 and degree at least 0.")
-
-    def build(self, seed: int, dtype: torch.dtype) -> Problem:
-        x, y = data.chebyshev(self.num_points, self.degree)
-        return supervised(self._model(seed), x, y, losses.half_squared_error, dtype)
-
-    def _model(self, seed: int) -> nn.Sequential:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            default = torch.get_default_dtype()
-            torch.set_default_dtype(torch.float64)
-            try:
-                first, second = nn.Linear(1, self.width), nn.Linear(self.width, 1, bias=False)
-                nn.init.xavier_normal_(first.weight, gain=1.9)
-                nn.init.zeros_(first.bias)
-                nn.init.xavier_normal_(second.weight)
-            finally:
-                torch.set_default_dtype(default)
-        return nn.Sequential(first, nn.Tanh(), second)
-
-
-class Quadratic(ProblemConfig, frozen=True, tag="quadratic"):
-    """f(x) = 1/2 sum_i a_i x_i^2 from a given start.
-
-    x^2 / 2 is curvatures (1,); the bowl x^2 + y^2 (2, 2); the ravine x^2 + 5 y^2 (2, 10); the example
-    (10 x^2 + y^2) / 2 from (1, 10) is (10, 1).
+    Raises:
+        ConfigError: with the nearest known one.
     """
-
-    curvatures: tuple[float, ...] = (1.0,)
-    start: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        if not self.curvatures or len(self.curvatures) != len(self.start):
-            raise ConfigError(
-                "problem: curvatures and start must be equally many and at least one; "
-                f"got {len(self.curvatures)} and {len(self.start)}."
-            )
-
-    def build(self, seed: int, dtype: torch.dtype) -> Problem:
-        model = models.Point(torch.tensor(self.start, dtype=dtype))
-        curvatures = torch.tensor([self.curvatures], dtype=dtype)
-        return Problem(
-            model,
-            share_storage(model),
-            (curvatures,),
-            lambda model, batch: (batch[0] * model().square()).sum() / (2 * len(batch[0])),
-        )
-
-
-AnyProblem = Digits | Chebyshev | Quadratic
-PROBLEMS: dict[str, type[ProblemConfig]] = {"digits": Digits, "chebyshev": Chebyshev, "quadratic": Quadratic}
-
-
-def _check_choice(key: str, value: str, known: Any) -> None:
     if value not in known:
         raise ConfigError(f"{key}: '{value}' is not known. {did_you_mean(value, known)}")
+
+
+def check_network(hidden: Iterable[int] | None, activation: str | None, loss: str) -> None:
+    """Raise unless widths are positive, and activation and loss known; None stands for a network's own.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if hidden is not None and any(width < 1 for width in hidden):
+        raise ConfigError(f"problem.hidden: widths must be at least 1; got {list(hidden)}.")
+    if activation is not None:
+        check_choice("problem.activation", activation, models.ACTIVATIONS)
+    check_choice("problem.loss", loss, LOSSES)
+
+
+def _cast(tensors: Batch, dtype: torch.dtype) -> Batch:
+    """Numbers in the dtype; class numbers as they are."""
+    return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
