@@ -1,6 +1,7 @@
-"""Gradient methods: a momentum rule joined to a preconditioner rule, schedules, and any optimizer frozen in time."""
+"""Gradient methods: momentum and preconditioner rules joined, schedules, SAM, and any optimizer frozen in time."""
 
 from .adapters import freeze
+from .ascent import Ascent, sam_threshold
 from .frozen import Frozen, FrozenGroup
 from .method import GradientMethod
 from .momentum import Momentum, heavy_ball, nesterov, none
@@ -22,6 +23,7 @@ from .presets import (
     RMSprop,
 )
 from .recipes import RECIPES, AnyRecipe, CustomRecipe, Recipe
+from .sam import SAM, SharpnessAware
 from .schedules import (
     AnySchedule,
     Constant,
@@ -76,7 +78,11 @@ __all__ = [
     "WarmupStableDecay",
     "InverseSquareRoot",
     "AnySchedule",
+    "SharpnessAware",
+    "SAM",
+    "sam_threshold",
     "Frozen",
     "FrozenGroup",
+    "Ascent",
     "freeze",
 ]
