@@ -60,7 +60,7 @@ def seconds(run: Callable[[], None]) -> float:
     return time.process_time() - began
 
 
-def lines(rounds: int = 9) -> Iterator[str]:
+def lines(rounds: int = 15) -> Iterator[str]:
     torch.set_num_threads(1)
     yield f"{'examples a step':<16} {'ascends':>14} {'plain steps':>12} {'allowed':>8}"
     for num_examples in (128, 1000):
