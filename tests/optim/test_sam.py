@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import itertools
@@ -239,7 +240,23 @@ def test_weights_come_back_after_an_exception_and_training_goes_on():
     assert not torch.equal(weights(model), before)
 
 
-def test_half_gathered_micro_batches_are_forgotten_after_an_exception():
+def test_a_micro_batch_gathered_before_an_exception_in_the_block_is_forgotten():
+    model, part = network(), batch()
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=LR), RHO, micro_batches=2)
+    w = weights(model)
+    for is_interrupted in (False, True, False, False):
+        sam.zero_grad()
+        squared(model, part).backward()
+        with contextlib.suppress(KeyboardInterrupt), sam.ascent():
+            squared(model, part).backward()
+            if is_interrupted:
+                raise KeyboardInterrupt
+    sam.step()
+    torch.testing.assert_close(weights(model), w - LR * ascended(model, w, part, RHO), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("fails_at", [3, 4])
+def test_half_gathered_micro_batches_are_forgotten_after_an_exception_in_the_closure(fails_at):
     model, part = network(), batch()
     sam = SAM(torch.optim.SGD(model.parameters(), lr=LR), RHO, micro_batches=2)
     clean, _ = closure_of(sam, model, [part, part])
@@ -248,7 +265,7 @@ def test_half_gathered_micro_batches_are_forgotten_after_an_exception():
 
     def failing(i):
         calls.append(i)
-        if len(calls) == 4:
+        if len(calls) == fails_at:
             raise RuntimeError("interrupted")
         return clean(i)
 
@@ -535,6 +552,8 @@ def test_after_loading_sams_edge_is_known_and_asams_waits_for_an_ascent():
         loaded.load_state_dict(sam.state_dict())
         assert freeze(loaded).status == ("not_stepped" if adaptive else "linear")
         assert adaptive or freeze(loaded).ascent == freeze(sam).ascent
+        sam.load_state_dict(sam.state_dict())
+        assert freeze(sam).status == freeze(loaded).status
 
 
 def test_the_state_of_another_optimizer_is_refused_and_changes_nothing():

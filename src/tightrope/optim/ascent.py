@@ -48,7 +48,7 @@ def sam_threshold(base_threshold: float, rho: float, grad_norm: float | None = N
         ConfigError: base_threshold or grad_norm is not positive, or rho is negative.
     Example:
         >>> round(sam_threshold(20.0, rho=0.05, grad_norm=0.1), 3)
-        6.085
+        5.403
     """
     norm = 1.0 if grad_norm is None else grad_norm
     check_number("sam_threshold: base_threshold", base_threshold, lambda K: K > 0, "be positive")

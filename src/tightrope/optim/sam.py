@@ -155,8 +155,7 @@ class SAM(torch.optim.Optimizer):
         self.num_steps = self.num_ascents = 0
         self.grad_norm: float | None = None
         self._scales: dict[Tensor, Tensor] = {}
-        self._gathered: dict[Tensor, Tensor] = {}
-        self._num_gathered = 0
+        self._forget()
         self._is_up = False
         # What torch restores an unpickled optimizer by: hooks and profiling, without groups of its own.
         torch.optim.Optimizer.__setstate__(self, {})
@@ -202,13 +201,12 @@ class SAM(torch.optim.Optimizer):
             )
         self.base.step()
         self.num_steps += 1
-        self._num_gathered = 0
-        self._gathered = {}
         return loss
 
     def _evaluate(self, closure: Callable[..., Any]) -> Any:
         m = self.rule.micro_batches
         losses = []
+        self._forget()  # parts of a step that an exception ended
         for part in [(i,) for i in range(m)] if m > 1 else [()]:
             with torch.enable_grad():
                 losses.append(closure(*part))
@@ -237,7 +235,7 @@ class SAM(torch.optim.Optimizer):
                 self._climb(climbing, grad_scale)
                 yield
             except BaseException:
-                self._num_gathered = 0
+                self._forget()
                 raise
             finally:
                 self._is_up = False
@@ -271,8 +269,6 @@ class SAM(torch.optim.Optimizer):
         m = self.rule.micro_batches
         if m == 1:
             return
-        if self._num_gathered in (0, m):  # m: the step was skipped, as a gradient scaler does
-            self._num_gathered, self._gathered = 0, {}
         gathered = self._gathered
         for w in (w for group in self.param_groups for w in group["params"] if w.grad is not None):
             gathered[w] = gathered[w].add_(w.grad) if w in gathered else w.grad.clone()
@@ -280,6 +276,12 @@ class SAM(torch.optim.Optimizer):
         if self._num_gathered == m:
             for w, total in gathered.items():
                 w.grad = total.div_(m) if w.grad is None else w.grad.copy_(total.div_(m))
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop what was gathered."""
+        self._num_gathered = 0
+        self._gathered: dict[Tensor, Tensor] = {}
 
     def frozen(self, base: Frozen) -> Frozen:
         """What `freeze` says of the whole, from what it says of the base: the Hessian as the last ascent bends it."""
@@ -332,7 +334,8 @@ class SAM(torch.optim.Optimizer):
             )
         self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "sam"})
         vars(self).update(counters)
-        self._scales, self._gathered, self._num_gathered = {}, {}, 0
+        self._scales = {}
+        self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks, and what schedulers put on the instance, stay behind, as with torch's own optimizers.
