@@ -15,3 +15,4 @@ def test_a_method_settles_at_its_threshold_and_the_probe_agrees_with_the_dense_h
     assert abs(got.dense - row.expected) <= row.tolerance
     assert abs(got.ours - row.expected) <= row.tolerance
     assert got.worst <= 1
+    assert row.plain is None or abs(got.plain - row.plain) <= row.tolerance

@@ -3,13 +3,14 @@
 from .bounds import krylov_error, probabilistic_upper
 from .lanczos import EigenResult, top_eigenvalues
 from .observation import observing
-from .operators import Dense, Scaled, SymmetricOperator
+from .operators import Ascended, Dense, Scaled, SymmetricOperator
 from .products import Hessian, LossFn
 
 __all__ = [
     "SymmetricOperator",
     "Dense",
     "Scaled",
+    "Ascended",
     "LossFn",
     "Hessian",
     "observing",

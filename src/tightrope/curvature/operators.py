@@ -21,12 +21,14 @@ class SymmetricOperator(ABC):
         dtype: Of the vectors it takes.
         device: Where they live.
         route: How a product is computed, in words.
+        cost: Products of the innermost operator that one product takes.
     """
 
     size: int
     dtype: torch.dtype
     device: torch.device
     route: str
+    cost: int = 1
 
     @abstractmethod
     def apply(self, v: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ class Scaled(SymmetricOperator):
             raise ShapeError(f"Scaled: half must be ({operator.size},) or square; got {tuple(half.shape)}.")
         self.operator, self.half, self.shift = operator, half.to(operator.dtype), shift
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
-        self.route = operator.route
+        self.route, self.cost = operator.route, operator.cost
 
     def inner(self, U: Tensor, V: Tensor) -> Tensor:
         return self.operator.inner(U, V)
@@ -96,3 +98,29 @@ class Scaled(SymmetricOperator):
             return self.half.T @ (self.operator.apply(x) + self.shift * x)
         x = self.half * v
         return self.half * (self.operator.apply(x) + self.shift * x)
+
+
+class Ascended(SymmetricOperator):
+    """A + factor A diag(scale) A, the curvature met by gradients taken uphill (sharpness-aware minimisation).
+
+    Args:
+        operator: A, (p, p).
+        factor: c, what a gradient is multiplied by to give the ascent.
+        scale: (p,) diagonal between the two products; None for the identity.
+    """
+
+    def __init__(self, operator: SymmetricOperator, factor: float, scale: Tensor | None = None) -> None:
+        if scale is not None and scale.shape != (operator.size,):
+            raise ShapeError(f"Ascended: scale must be ({operator.size},); got {tuple(scale.shape)}.")
+        self.operator, self.factor = operator, factor
+        self.scale = None if scale is None else scale.to(operator.device, operator.dtype)
+        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
+        self.route, self.cost = operator.route, 2 * operator.cost
+
+    def inner(self, U: Tensor, V: Tensor) -> Tensor:
+        return self.operator.inner(U, V)
+
+    def apply(self, v: Tensor) -> Tensor:
+        g = self.operator.apply(v)
+        eps = self.factor * (g if self.scale is None else self.scale * g)
+        return g + self.operator.apply(eps)

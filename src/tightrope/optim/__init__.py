@@ -1,6 +1,7 @@
-"""Gradient methods: a momentum rule joined to a preconditioner rule, schedules, and any optimizer frozen in time."""
+"""Gradient methods: momentum and preconditioner rules joined, schedules, SAM, and any optimizer frozen in time."""
 
 from .adapters import freeze
+from .ascent import Ascent, sam_threshold
 from .averaging import WeightAverage
 from .clip_tally import ClipTally
 from .clipping import AnyClipping, Clipped, Clipping, GlobalNormClip, UnitClip, ValueClip
@@ -26,6 +27,7 @@ from .presets import (
     RMSprop,
 )
 from .recipes import RECIPES, AnyRecipe, CustomRecipe, Recipe
+from .sam import SAM, SharpnessAware
 from .schedules import (
     AnySchedule,
     Constant,
@@ -85,6 +87,9 @@ __all__ = [
     "WarmupStableDecay",
     "InverseSquareRoot",
     "AnySchedule",
+    "SharpnessAware",
+    "SAM",
+    "sam_threshold",
     "layerwise_groups",
     "WeightAverage",
     "Clipping",
@@ -96,5 +101,6 @@ __all__ = [
     "ClipTally",
     "Frozen",
     "FrozenGroup",
+    "Ascent",
     "freeze",
 ]

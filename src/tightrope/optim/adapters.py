@@ -20,6 +20,7 @@ from tightrope.errors import ConfigError, UnsupportedOptimizerError
 from .frozen import Frozen, FrozenGroup
 from .method import GradientMethod
 from .momentum import Momentum, heavy_ball, nesterov, none
+from .sam import SAM
 
 NOT_STEPPED = "the optimizer has no preconditioner before its first step; call optimizer.step() once, then measure."
 
@@ -58,6 +59,8 @@ def freeze(optimizer: torch.optim.Optimizer) -> Frozen:
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UnsupportedOptimizerError(f"freeze: needs a torch optimizer; got {type(optimizer).__name__}.")
+    if isinstance(optimizer, SAM):
+        return optimizer.frozen(freeze(optimizer.base))
     for kind in type(optimizer).__mro__:
         # A class of the same name from elsewhere may follow another rule.
         is_ours = kind.__module__.split(".")[0] in ("torch", "tightrope")

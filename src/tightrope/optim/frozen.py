@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tightrope.errors import UnsupportedOptimizerError
 
+from .ascent import Ascent
 from .momentum import Momentum
 
 
@@ -44,7 +45,8 @@ class Frozen:
     """An optimizer with its preconditioner frozen: linear on any quadratic, so its edge is exact.
 
     The edge is `lambda_1(D^1/2 T(H) D^1/2) = 1` with `D_i = lr_i F_i(-1) / ((2 - lr_i wd_i) P_i)` and
-    `T(H) = H + diag(shift)`. Groups may differ in lr, momentum and decay.
+    `T(H) = H + diag(shift)`, for SAM `T(H) = H + c H diag(S) H + diag(shift)`. Groups may differ in lr, momentum
+    and decay.
 
     Attributes:
         parameters: The tensors the optimizer moves, in the order of every vector here.
@@ -54,6 +56,7 @@ class Frozen:
         shift: Coupled decay, a number or (p,).
         status: "linear", "not_stepped" (P is not known yet, thresholds are) or "no_threshold".
         reason: Why the status is not "linear"; empty otherwise.
+        ascent: c and S of SAM's last ascent; None where the gradient is taken where the weights are.
     """
 
     parameters: tuple[Tensor, ...]
@@ -63,6 +66,7 @@ class Frozen:
     shift: Tensor | float
     status: str = "linear"
     reason: str = ""
+    ascent: Ascent | None = None
 
     def stability_threshold(self) -> float:
         """The one threshold on lambda_1(P^-1 T(H)), in units of 1 / lr.

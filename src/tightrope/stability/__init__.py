@@ -2,13 +2,14 @@
 
 from .measurement import Measurement
 from .probe import Probe, measure
-from .recurrence import asymptotic_growth_factor, growth_at_ratio, recurrence
+from .recurrence import asymptotic_growth_factor, growth_at_ratio, periodic_growth, recurrence
 from .verdict import EDGE_BAND, NUM_EARLY_STEPS, RunVerdict, Verdict, run_verdict, verdict
 
 __all__ = [
     "recurrence",
     "asymptotic_growth_factor",
     "growth_at_ratio",
+    "periodic_growth",
     "Measurement",
     "Probe",
     "measure",

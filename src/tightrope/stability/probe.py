@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tightrope.curvature import EigenResult, Hessian, LossFn, Scaled, SymmetricOperator, top_eigenvalues
+from tightrope.curvature import Ascended, EigenResult, Hessian, LossFn, Scaled, SymmetricOperator, top_eigenvalues
 from tightrope.errors import ShapeError
 from tightrope.optim import Frozen, freeze
 from tightrope.parameters import weights_at
@@ -123,7 +124,9 @@ class Probe:
         return params
 
     def _measured(self, frozen: Frozen, H: Hessian, began: float) -> Measurement:
-        scaled = Scaled(H, frozen.half_scaling(), frozen.shift)
+        ascent = frozen.ascent
+        curvature = H if ascent is None else Ascended(H, ascent.factor, ascent.scale)
+        scaled = Scaled(curvature, frozen.half_scaling(), frozen.shift)
         ratio, num_products, is_audit = self._find_ratio(scaled)
         sharpness = self._find_sharpness(H) if self.has_sharpness else None
         value, threshold = float(ratio.values[0]), frozen.shared_threshold
@@ -181,15 +184,17 @@ class Probe:
     def _solve(
         self, operator: SymmetricOperator, k: int, start: Tensor | None, bound_rtol: float | None = None
     ) -> EigenResult:
-        return top_eigenvalues(
+        """Eigenvalues of the operator, with all products counted in those of the Hessian."""
+        result = top_eigenvalues(
             operator,
             k,
             start=start,
             rtol=self.rtol,
-            max_products=self.max_products,
+            max_products=max(k, self.max_products // operator.cost),
             seed=self.seed + self.num_measurements,
             bound_rtol=bound_rtol,
         )
+        return replace(result, num_products=operator.cost * result.num_products)
 
 
 def measure(

@@ -44,3 +44,26 @@ def growth_at_ratio(momentum: Momentum, lr: float, ratio: float, weight_decay: f
     """Asymptotic growth factor where the largest eigenvalue is `ratio` times the threshold."""
     threshold = momentum.stability_threshold(lr, weight_decay)
     return asymptotic_growth_factor(momentum, lr, ratio * threshold, weight_decay)
+
+
+def periodic_growth(
+    momentum: Momentum, lr: float, sharpness: float, *, ascent_factor: float, every: int, weight_decay: float = 0.0
+) -> float:
+    """Factor a step by which SAM that ascends every so many steps grows along an eigenvector of H, in the long run.
+
+    For P = I, where eigenvectors of H are those of every step: the spectral radius of one period's steps, one at
+    s = sharpness + c sharpness^2 and the others at s = sharpness, to the power 1 / every. Exact while c stands still.
+    Stable curvatures need not form an interval, so no threshold follows.
+
+    Args:
+        sharpness: The eigenvalue of H.
+        ascent_factor: c = rho / ||g||.
+        every: Steps from one ascent to the next.
+    """
+    b, c, k = momentum.beta, momentum.discount, momentum.gain
+    period = np.eye(2)
+    for step in range(every):
+        s = sharpness + ascent_factor * sharpness**2 if step == 0 else sharpness
+        fresh = lr * k * s * (1 - b * c)
+        period = np.array([[1 - lr * weight_decay - fresh, -lr * c * b], [k * (1 - b) * s, b]]) @ period
+    return float(np.abs(np.linalg.eigvals(period)).max() ** (1 / every))
