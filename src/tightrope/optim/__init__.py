@@ -1,6 +1,6 @@
 """Gradient methods: a momentum rule joined to a preconditioner rule, schedules, and any optimizer frozen in time."""
 
-from .adapters import freeze
+from .adapters import freeze, register_reader
 from .frozen import Frozen, FrozenGroup
 from .method import GradientMethod
 from .momentum import Momentum, heavy_ball, nesterov, none
@@ -21,6 +21,7 @@ from .presets import (
     RMSProp,
     RMSprop,
 )
+from .readers import Reading
 from .recipes import RECIPES, AnyRecipe, CustomRecipe, Recipe
 from .schedules import (
     AnySchedule,
@@ -79,4 +80,6 @@ __all__ = [
     "Frozen",
     "FrozenGroup",
     "freeze",
+    "Reading",
+    "register_reader",
 ]

@@ -123,7 +123,9 @@ def probe(optimizer: torch.optim.Optimizer) -> Probed | None:
         Two copies in float64 and some 90 steps of them. What was found is kept as long as one walk along the edge
         proves that it holds: later calls cost a copy and 6 to 9 steps. A refusal is kept until hyperparameters change.
     """
-    hyperparameters = repr([[group.get(k) for k in optimizer.defaults if k != "lr"] for group in optimizer.param_groups])
+    hyperparameters = repr(
+        [[group.get(k) for k in optimizer.defaults if k != "lr"] for group in optimizer.param_groups]
+    )
     refusal = _refusals.get(optimizer)
     is_same = refusal is not None and refusal.hyperparameters == hyperparameters
     if refusal is not None and is_same and refusal.left > 0:
