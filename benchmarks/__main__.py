@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("startup", "products", "warm", "chebyshev", "demo")
+NAMES = ("startup", "products", "warm", "freeze", "chebyshev", "demo")
 
 
 def main() -> None:

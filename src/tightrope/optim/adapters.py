@@ -46,6 +46,8 @@ def freeze(optimizer: Any) -> Frozen:
         if _name(kind) in WRAPPERS:
             return WRAPPERS[_name(kind)](optimizer)
     if not isinstance(optimizer, torch.optim.Optimizer):
+        if _wrapped(optimizer):
+            return _refused_wrapper(optimizer)
         raise UnsupportedOptimizerError(f"freeze: needs a torch optimizer; got {type(optimizer).__name__}.")
     problem = _problem(optimizer)
     if problem:
@@ -118,27 +120,38 @@ def _read(optimizer: torch.optim.Optimizer, reader: Reader) -> Frozen:
 
 
 def _probed(optimizer: torch.optim.Optimizer) -> Frozen:
-    """Frozen by probing; an optimizer that holds another may change its steps on a beat and is not probed."""
+    """Frozen by probing."""
+    if _wrapped(optimizer):
+        return _refused_wrapper(optimizer)
     name = type(optimizer).__name__
-    held = [type(value).__name__ for value in vars(optimizer).values() if isinstance(value, torch.optim.Optimizer)]
-    if held:
-        return _without_method(
-            optimizer,
-            f"{name} wraps {held[0]} and may change its steps: freeze the inner optimizer if it does not, or make its "
-            "method known by register_reader.",
-        )
     try:
         found = probe(optimizer)
         if found is None:
             return _without_method(optimizer, NOT_STEPPED, "not_stepped")
         groups = optimizer.param_groups
-        parts = [(_reading(optimizer, finding, found.P), groups[j]) for j, finding in found.groups.items()]
-        return _assemble(optimizer, parts)
+        params = [w for group in groups for w in group["params"]]
+        P = {id(params[i]): part for i, part in found.P.items()}
+        return _assemble(optimizer, [(_reading(finding, P), groups[j]) for j, finding in found.groups.items()])
     except UnsupportedOptimizerError as error:
         return _without_method(optimizer, f"{name} was probed and has no frozen method that is known: {error}.")
 
 
-def _reading(optimizer: torch.optim.Optimizer, finding: GroupFinding, P: dict[int, Tensor]) -> Reading:
+def _wrapped(wrapper: Any) -> list[torch.optim.Optimizer]:
+    attributes = getattr(wrapper, "__dict__", {})
+    return [value for value in attributes.values() if isinstance(value, torch.optim.Optimizer)]
+
+
+def _refused_wrapper(wrapper: Any) -> Frozen:
+    """What holds an optimizer may change its steps on a beat that probing would not see."""
+    inner, name = _wrapped(wrapper)[0], type(wrapper).__name__
+    return _without_method(
+        inner,
+        f"{name} wraps {type(inner).__name__} and may change its steps: freeze the inner optimizer if it does not, or "
+        f"make {name} known by register_reader.",
+    )
+
+
+def _reading(finding: GroupFinding, P: dict[int, Tensor]) -> Reading:
     return Reading(
         momentum=finding.momentum,
         is_decoupled=finding.is_decoupled,
@@ -207,7 +220,8 @@ def _edge_scaling(groups: tuple[FrozenGroup, ...], members: list[tuple[Reading, 
     """D = lr F(-1) / ((2 - lr wd) P), zero where P is not known yet because nothing has moved."""
     scales = [group.lr * group.momentum.alternating_gain / (2 - group.lr * group.weight_decay) for group in groups]
     if P.ndim == 2:
-        return scales[0] * torch.linalg.inv(P)
+        inverse: Tensor = torch.linalg.inv(P)
+        return inverse * scales[0]
     D = P.reciprocal()
     for scale, part in zip(scales, D.split([group.size for group in groups]), strict=True):
         part.mul_(scale)

@@ -51,7 +51,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Probed:
-    """A probed optimizer: the finding of each group by its index, and P of each parameter that moves, by its id."""
+    """A probed optimizer: the finding of each group and P of each parameter that moves, both by index."""
 
     groups: dict[int, GroupFinding]
     P: dict[int, Tensor]
@@ -218,16 +218,11 @@ def _identified(bench: Bench, scale: Tensor) -> LinearStep:
     w = bench.specimen.weights()
     unit_w = (noise() + 2) * (w.square().mean().sqrt() if bool(w.any()) else 1)
     x1, dw = _held(bench.trial(x0, unit_w, zero))
-    none = memory is None
-    step = LinearStep(
-        memory,
-        zero if none else A_all[memory],
-        zero if none else B_all[memory],
-        zero if none else C_all[memory],
-        E,
-        dw / unit_w,
-        zero if none else x1[memory] / unit_w,
-    )
+    G = dw / unit_w
+    if memory is None:
+        step = LinearStep(None, zero, zero, zero, E, G, zero)
+    else:
+        step = LinearStep(memory, A_all[memory], B_all[memory], C_all[memory], E, G, x1[memory] / unit_w)
     some_w = unit_w * noise()
     for size, at, is_tangent in ((0.3, w, False), (1.0, some_w, False), (0.5, some_w, True)):
         x = size * reach * torch.stack([noise() for _ in reach]) if len(reach) else x0

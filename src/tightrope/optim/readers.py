@@ -49,11 +49,12 @@ class Reading:
 Reader = Callable[[Any, dict[str, Any]], Reading]
 
 
-def _holds(optimizer: torch.optim.Optimizer, *names: str) -> Callable[[Tensor], bool]:
+def _holds(optimizer: torch.optim.Optimizer, *names: str, is_shaped: bool = True) -> Callable[[Tensor], bool]:
     """Whether a parameter has been moved; refuses a state that is half there or another optimizer's.
 
     Args:
-        names: What its state holds then, the last in the shape of the parameter.
+        names: What its state holds then.
+        is_shaped: Whether the last of it has the shape of the parameter.
     """
 
     def is_ready(w: Tensor) -> bool:
@@ -67,7 +68,7 @@ def _holds(optimizer: torch.optim.Optimizer, *names: str) -> Callable[[Tensor], 
                 f"state of the same {kind}, or clear optimizer.state and take a step."
             )
         shape = state[names[-1]].shape
-        if shape != w.shape:
+        if is_shaped and shape != w.shape:
             raise ConfigError(
                 f"the state of {kind} must have the parameter's shape {tuple(w.shape)}; got {tuple(shape)}. Load the "
                 "state of the same model."
@@ -78,6 +79,7 @@ def _holds(optimizer: torch.optim.Optimizer, *names: str) -> Callable[[Tensor], 
 
 
 def read_gradient_method(optimizer: GradientMethod, group: dict[str, Any]) -> Reading:
+    """Our own methods keep their rules in the group."""
     return Reading(
         momentum=group["momentum"],
         is_decoupled=group["decoupled_weight_decay"],
@@ -87,10 +89,12 @@ def read_gradient_method(optimizer: GradientMethod, group: dict[str, Any]) -> Re
 
 
 def read_sgd(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
+    """torch's SGD, with dampening and Nesterov: P = I."""
     return Reading(Momentum.of_sgd(group["momentum"], group["dampening"], group["nesterov"]))
 
 
 def read_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any], is_decoupled: bool = False) -> Reading:
+    """torch's Adam: P = (1 - b1^t) (sqrt(nu / (1 - b2^t)) + eps); AMSGrad's maximum is corrected as torch does."""
     b1, b2 = (float(b) for b in group["betas"])
     name = "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"
 
@@ -109,10 +113,13 @@ def read_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any], is_decoup
 
 
 def read_adamw(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
+    """torch's AdamW."""
     return read_adam(optimizer, group, is_decoupled=True)
 
 
 def read_rmsprop(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
+    """torch's RMSprop: its momentum sums gradients after P; centered, nu is a variance."""
+
     def diagonal(w: Tensor) -> Tensor:
         state = optimizer.state[w]
         nu: Tensor = state["square_avg"]
@@ -128,6 +135,8 @@ def read_rmsprop(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Rea
 
 
 def read_adagrad(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
+    """torch's Adagrad, its decay of lr carried in P."""
+
     def diagonal(w: Tensor) -> Tensor:
         state = optimizer.state[w]
         P: Tensor = state["sum"].sqrt() + float(group["eps"])
@@ -140,6 +149,7 @@ def read_adagrad(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Rea
 
 
 def read_adamax(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
+    """torch's Adamax: P = (1 - b1^t) max |g|, fading by b2."""
     b1 = float(group["betas"][0])
 
     def diagonal(w: Tensor) -> Tensor:
@@ -153,6 +163,7 @@ def read_adamax(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Read
 
 
 def read_radam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
+    """torch's RAdam at its present step."""
     b1, b2 = (float(b) for b in group["betas"])
 
     def diagonal(w: Tensor) -> Tensor:
@@ -215,19 +226,22 @@ def read_adafactor(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> R
         eps1, eps2 = group["eps"]
         eps1 = torch.finfo(w.dtype).eps if eps1 is None else eps1
         P0 = _factored(state, eps1).clamp(min=eps1 * eps1).sqrt_()
+        assert g is not None
         u = g / P0
         size = math.sqrt(w.numel())
         cut = max(1.0, float(u.norm()) / (size * group["d"]))
         rho = min(lr, 1 / math.sqrt(t))
         r = _size_before(w, u, rho / cut, eps2, 1 - lr * group["weight_decay"])
         # Everything but lr is carried in P.
-        return P0.mul_(cut / (max(eps2, r) * (rho / lr if lr > 0 else 1.0)))
+        return P0.mul_(cut / (r * (rho / lr if lr > 0 else 1.0)))
 
+    whole = _holds(optimizer, "step", "variance")
+    factored = _holds(optimizer, "step", "row_var", "col_var", is_shaped=False)
     return Reading(
         none(),
         is_decoupled=True,
         diagonal=diagonal,
-        is_ready=lambda w: _holds(optimizer, "step")(w) and w.grad is not None,
+        is_ready=lambda w: (factored if w.ndim > 1 else whole)(w) and w.grad is not None,
         unready="Adafactor's step is cut by the size of its gradient: after step() measure before zero_grad().",
     )
 
@@ -241,15 +255,17 @@ def _factored(state: dict[str, Any], eps: float) -> Tensor:
 
 
 def _size_before(w: Tensor, u: Tensor, step: float, floor: float, kept: float) -> float:
-    """Root mean square of the weights before a step that left w = kept w_before - step max(floor, rms) u."""
+    """max(floor, r) for the root mean square r of the weights before a step that left w = kept w_before - step r u."""
     n = w.numel()
     ww, wu, uu = (float((a * b).sum(dtype=torch.float64)) / n for a, b in ((w, w), (w, u), (u, u)))
     a, b = kept * kept - step * step * uu, step * wu
-    if a > 0:
-        r = (b + math.sqrt(max(0.0, b * b + a * ww))) / a
-        if r >= floor:
-            return r
-    return math.sqrt(ww + 2 * step * floor * wu + (step * floor) ** 2 * uu) / kept
+    if a <= 0:
+        raise ConfigError(
+            "Adafactor's last step was as long as the weights themselves, whose size before it cannot be recovered; "
+            "lower lr."
+        )
+    r = (b + math.sqrt(max(0.0, b * b + a * ww))) / a
+    return r if r >= floor else floor
 
 
 # By "package.Class"; `register_reader` adds to it.

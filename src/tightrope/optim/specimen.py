@@ -39,6 +39,7 @@ class Specimen:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        _check_state(optimizer)
         self.optimizer = _copied(optimizer)
         self.groups = self.optimizer.param_groups
         self.params: list[Tensor] = [w for group in self.groups for w in group["params"]]
@@ -126,6 +127,25 @@ def generators_kept() -> Iterator[None]:
         np.random.set_state(numpys)
 
 
+def _check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a state that holds more than numbers by parameter: what cannot be seen cannot be held."""
+    params = {id(w) for group in optimizer.param_groups for w in group["params"]}
+    if any(id(key) not in params for key in optimizer.state):
+        raise UnsupportedOptimizerError("it keeps state beside that of its parameters")
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if not _is_plain(value):
+                raise UnsupportedOptimizerError(f"its '{name}' is kept in a {type(value).__name__} of its own")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, bool | int | float | str | Tensor)
+
+
 def _copied(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """A deep copy by attributes: torch's own leaves out whatever a subclass added."""
     made: torch.optim.Optimizer = object.__new__(type(optimizer))
@@ -158,10 +178,14 @@ def _numbers(node: Any, path: Path, skipped: set[int]) -> Iterator[tuple[Path, A
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         if isinstance(value, dict | list):
             yield from _numbers(value, (*path, key), skipped)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif _is_number(value) and id(value) not in skipped:
             yield (*path, key), value
-        elif isinstance(value, Tensor) and not value.is_complex() and id(value) not in skipped:
-            yield (*path, key), value
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not value.is_complex()
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _as_tensor(value: Any) -> Tensor:
