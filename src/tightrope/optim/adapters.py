@@ -174,7 +174,8 @@ def _assemble(optimizer: torch.optim.Optimizer, parts: list[tuple[Reading, dict[
         return _without_method(optimizer, "a dense preconditioner must be the only group: flatten the model into one.")
     whole = P[0] if len(P) == 1 else torch.cat(P)
     D = _edge_scaling(groups, members, whole)
-    if not bool(D.isfinite().all()):
+    # The sum is one pass; it may overflow where every element is finite.
+    if not bool(D.sum().isfinite()) and not bool(D.isfinite().all()):
         return _without_method(optimizer, _not_finite(whole))
     decays = {group.coupled_decay for group in groups}
     shift = [torch.full((group.size,), group.coupled_decay, dtype=whole.dtype, device=whole.device) for group in groups]
@@ -222,9 +223,10 @@ def _edge_scaling(groups: tuple[FrozenGroup, ...], members: list[tuple[Reading, 
     if P.ndim == 2:
         inverse: Tensor = torch.linalg.inv(P)
         return inverse * scales[0]
-    D = P.reciprocal()
-    for scale, part in zip(scales, D.split([group.size for group in groups]), strict=True):
-        part.mul_(scale)
+    D = torch.empty_like(P)
+    sizes = [group.size for group in groups]
+    for scale, part, target in zip(scales, P.split(sizes), D.split(sizes), strict=True):
+        torch.div(torch.tensor(scale, dtype=P.dtype, device=P.device), part, out=target)
     at = 0
     for reading, w in members:
         if not reading.has_state(w):

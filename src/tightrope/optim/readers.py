@@ -102,7 +102,8 @@ def read_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any], is_decoup
         state = optimizer.state[w]
         nu: Tensor = state[name]
         t = int(state["step"])
-        return (nu / (1 - b2**t)).sqrt_().add_(float(group["eps"])).mul_(1 - b1**t)
+        # P = (1 - b1^t) (sqrt(nu / (1 - b2^t)) + eps) in three passes.
+        return nu.sqrt().mul_((1 - b1**t) / math.sqrt(1 - b2**t)).add_(float(group["eps"]) * (1 - b1**t))
 
     return Reading(
         momentum=heavy_ball(b1, ema=True),
