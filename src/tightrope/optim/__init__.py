@@ -1,6 +1,6 @@
 """Gradient methods: momentum and preconditioner rules joined, schedules, SAM, and any optimizer frozen in time."""
 
-from .adapters import freeze
+from .adapters import freeze, register_reader
 from .ascent import Ascent, sam_threshold
 from .averaging import WeightAverage
 from .clip_tally import ClipTally
@@ -26,6 +26,7 @@ from .presets import (
     RMSProp,
     RMSprop,
 )
+from .readers import Reading
 from .recipes import RECIPES, AnyRecipe, CustomRecipe, Recipe
 from .sam import SAM, SharpnessAware
 from .schedules import (
@@ -103,4 +104,6 @@ __all__ = [
     "FrozenGroup",
     "Ascent",
     "freeze",
+    "Reading",
+    "register_reader",
 ]

@@ -1,15 +1,14 @@
-"""freeze(optimizer): read the frozen linear method out of an optimizer's own state.
+"""freeze(optimizer): the frozen linear method of any optimizer, read from its state, unwrapped or probed.
 
-Dispatch is on the class name along the method resolution order, so nothing is imported needlessly.
-Legend: b1, b2 = decay of first and second moment, nu = second moment, t = step, P = preconditioner.
+Dispatch is on "package.Class" along the method resolution order, so nothing is imported needlessly and a class of a
+known name from elsewhere is not mistaken for it.
+Legend: D = edge scaling, P = preconditioner, w = a parameter.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,67 +17,73 @@ from torch import Tensor
 from tightrope.errors import ConfigError, UnsupportedOptimizerError
 
 from .frozen import Frozen, FrozenGroup
-from .method import GradientMethod
-from .momentum import Momentum, heavy_ball, nesterov, none
+from .probing import GroupFinding, probe
+from .readers import NOT_STEPPED, READERS, Reader, Reading
 from .sam import SAM
 
-NOT_STEPPED = "the optimizer has no preconditioner before its first step; call optimizer.step() once, then measure."
 
-
-@dataclass(frozen=True)
-class Reading:
-    """What one parameter group says of itself.
-
-    `diagonal` maps a parameter to its P in the parameter's shape (None = identity); `is_ready` says whether a
-    parameter has the state an adaptive P is read from, and is None where P is known from the start. Decay is
-    coupled unless `is_decoupled`.
-    """
-
-    momentum: Momentum
-    is_decoupled: bool = False
-    diagonal: Callable[[Tensor], Tensor | None] = lambda w: None
-    is_ready: Callable[[Tensor], bool] | None = None
-
-    def has_state(self, w: Tensor) -> bool:
-        """Whether P is known for a parameter."""
-        return self.is_ready is None or self.is_ready(w)
-
-
-def freeze(optimizer: torch.optim.Optimizer) -> Frozen:
+def freeze(optimizer: Any) -> Frozen:
     """The optimizer with its preconditioner frozen as its last step left it.
 
-    Learning rate, betas and decay are those its groups hold now: call it before `scheduler.step()`.
+    torch's optimizers and ours are read from their own state, and so is what `register_reader` made known. Wrappers
+    of Accelerate and Lightning are looked through. Any other optimizer is probed: a copy of it takes steps until its
+    method is known, or known not to be linear. The optimizer itself is left as it is.
+    Learning rate, betas and decay are those its groups hold now: call it after `optimizer.step()` and before
+    `scheduler.step()`; for torch's Adafactor also before `zero_grad()`.
 
     Returns:
         Frozen; where no linear method can be read its status and reason say why, and no number is given.
+    Raises:
+        UnsupportedOptimizerError: it is no optimizer.
     Cost:
-        A few elementwise passes over the parameters; no gradient, no product.
+        A few elementwise passes over the parameters; no gradient, no product. Probing: two float64 copies and some
+        90 steps of them the first time, a copy and 6 to 9 steps after that.
     Example:
         >>> freeze(torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)).stability_threshold()
         20.0
     """
+    kinds = type(optimizer).__mro__
+    for kind in kinds:
+        if _name(kind) in WRAPPERS:
+            return WRAPPERS[_name(kind)](optimizer)
     if not isinstance(optimizer, torch.optim.Optimizer):
+        if _wrapped(optimizer):
+            return _refused_wrapper(optimizer)
         raise UnsupportedOptimizerError(f"freeze: needs a torch optimizer; got {type(optimizer).__name__}.")
-    if isinstance(optimizer, SAM):
-        return optimizer.frozen(freeze(optimizer.base))
-    for kind in type(optimizer).__mro__:
-        # A class of the same name from elsewhere may follow another rule.
-        is_ours = kind.__module__.split(".")[0] in ("torch", "tightrope")
-        if is_ours and kind.__name__ in NO_LINEAR_METHOD:
-            return _without_method(optimizer, f"{kind.__name__}: {NO_LINEAR_METHOD[kind.__name__]}")
-        if is_ours and kind.__name__ in READERS and not _steps_as(type(optimizer), kind):
-            return _without_method(
-                optimizer, f"{type(optimizer).__name__} takes steps of its own, not those of {kind.__name__}."
-            )
-        if is_ours and kind.__name__ in READERS:
-            try:
-                return _assemble(optimizer, READERS[kind.__name__])
-            except ConfigError as error:
-                return _without_method(optimizer, str(error))
-    known = ", ".join(sorted(READERS))
-    return _without_method(
-        optimizer, f"{type(optimizer).__name__} is not an optimizer whose frozen method is known. Known: {known}."
-    )
+    problem = _problem(optimizer)
+    if problem:
+        return _without_method(optimizer, problem)
+    for kind in kinds:
+        if _name(kind) in NO_LINEAR_METHOD:
+            return _without_method(optimizer, f"{kind.__name__}: {NO_LINEAR_METHOD[_name(kind)]}")
+        reader = READERS.get(kind) or READERS.get(_name(kind))
+        if reader is not None and _steps_as(type(optimizer), kind):
+            return _read(optimizer, reader)
+    return _probed(optimizer)
+
+
+def register_reader(kind: type | str, reader: Reader) -> None:
+    """Make a class of optimizers known to `freeze`; subclasses that keep its `step` are read the same way.
+
+    Args:
+        kind: The class, or "package.Class" with the package's first name, so that it need not be imported.
+        reader: (optimizer, one of its groups) -> Reading.
+    Raises:
+        ConfigError: a string that is not "package.Class".
+    Example:
+        >>> register_reader("mypackage.Lookback", lambda optimizer, group: Reading(Momentum(beta=group["beta"])))
+    """
+    if isinstance(kind, str) and (kind.count(".") != 1 or not all(kind.split("."))):
+        raise ConfigError(
+            f'register_reader: a name must be "package.Class"; got {kind!r}. Give the package\'s first name, or the '
+            "class itself."
+        )
+    READERS[kind] = reader
+
+
+def _name(kind: type) -> str:
+    """ "package.Class" """
+    return f"{kind.__module__.split('.')[0]}.{kind.__name__}"
 
 
 def _steps_as(kind: type, known: type) -> bool:
@@ -86,38 +91,106 @@ def _steps_as(kind: type, known: type) -> bool:
     return inspect.unwrap(kind.step) is inspect.unwrap(known.step)  # type: ignore[attr-defined]
 
 
-def _assemble(optimizer: torch.optim.Optimizer, read: Callable[[Any, dict[str, Any]], Reading]) -> Frozen:
-    parts = [(read(optimizer, group), group) for group in optimizer.param_groups if _movable(group)]
-    if not parts:
-        return _without_method(optimizer, "no parameter of the optimizer requires a gradient.")
+def _problem(optimizer: torch.optim.Optimizer) -> str:
+    """What keeps any optimizer from being frozen, or nothing."""
+    params = [w for group in optimizer.param_groups for w in _movable(group)]
+    if not params:
+        return "no parameter of the optimizer requires a gradient."
+    if len({id(w) for w in params}) < len(params):
+        return "the optimizer holds a parameter twice and moves it twice a step: pass each parameter once."
+    if any(w.is_complex() or w.layout != torch.strided for w in params):
+        return "parameters must be real and dense: give complex ones as torch.view_as_real(w)."
+    if any(group.get("maximize", False) for group in optimizer.param_groups):
+        return "maximize=True ascends the loss: no stability threshold applies."
+    return ""
+
+
+def _read(optimizer: torch.optim.Optimizer, reader: Reader) -> Frozen:
+    name = type(optimizer).__name__
+    try:
+        return _assemble(optimizer, [(reader(optimizer, group), group) for group in _moving_groups(optimizer)])
+    except ConfigError as error:
+        return _without_method(optimizer, str(error))
+    except (KeyError, RuntimeError, TypeError) as error:
+        missing = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        return _without_method(
+            optimizer,
+            f"the groups and state of {name} cannot be read ({missing}): if they were loaded, load those of the same "
+            f"{name} over the same parameters.",
+        )
+
+
+def _probed(optimizer: torch.optim.Optimizer) -> Frozen:
+    """Frozen by probing."""
+    if _wrapped(optimizer):
+        return _refused_wrapper(optimizer)
+    name = type(optimizer).__name__
+    try:
+        found = probe(optimizer)
+        if found is None:
+            return _without_method(optimizer, NOT_STEPPED, "not_stepped")
+        groups = optimizer.param_groups
+        params = [w for group in groups for w in group["params"]]
+        P = {id(params[i]): part for i, part in found.P.items()}
+        return _assemble(optimizer, [(_reading(finding, P), groups[j]) for j, finding in found.groups.items()])
+    except UnsupportedOptimizerError as error:
+        return _without_method(optimizer, f"{name} was probed and has no frozen method that is known: {error}.")
+
+
+def _wrapped(wrapper: Any) -> list[torch.optim.Optimizer]:
+    attributes = getattr(wrapper, "__dict__", {})
+    return [value for value in attributes.values() if isinstance(value, torch.optim.Optimizer)]
+
+
+def _refused_wrapper(wrapper: Any) -> Frozen:
+    """What holds an optimizer may change its steps on a beat that probing would not see."""
+    inner, name = _wrapped(wrapper)[0], type(wrapper).__name__
+    return _without_method(
+        inner,
+        f"{name} wraps {type(inner).__name__} and may change its steps: freeze the inner optimizer if it does not, or "
+        f"make {name} known by register_reader.",
+    )
+
+
+def _reading(finding: GroupFinding, P: dict[int, Tensor]) -> Reading:
+    return Reading(
+        momentum=finding.momentum,
+        is_decoupled=finding.is_decoupled,
+        diagonal=lambda w: P[id(w)],
+        is_ready=lambda w: id(w) in P,
+        weight_decay=finding.weight_decay,
+    )
+
+
+def _assemble(optimizer: torch.optim.Optimizer, parts: list[tuple[Reading, dict[str, Any]]]) -> Frozen:
     groups = tuple(_describe(group, reading) for reading, group in parts)
-    if any(group.get("maximize", False) for _, group in parts):
-        return _without_method(optimizer, "maximize=True ascends the loss: no stability threshold applies.")
     if any(group.lr * group.weight_decay >= 2 for group in groups):
         return _without_method(optimizer, "lr * weight_decay must be below 2: the decay alone diverges.")
-    adaptive = [reading.has_state(w) for reading, group in parts if reading.is_ready for w in _movable(group)]
-    if adaptive and not any(adaptive):
-        return _without_method(optimizer, NOT_STEPPED, "not_stepped", groups)
-    P: list[Tensor] = []
-    D: list[Tensor] = []
-    shift: list[Tensor] = []
-    for frozen_group, (reading, group) in zip(groups, parts, strict=True):
-        for w in _movable(group):
-            is_known = reading.has_state(w)
-            diagonal = _diagonal(reading, w, is_known)
-            P.append(diagonal)
-            D.append(_edge_scaling(frozen_group, diagonal) if is_known else torch.zeros_like(diagonal))
-            shift.append(torch.full((w.numel(),), frozen_group.coupled_decay, dtype=diagonal.dtype, device=w.device))
+    members = [(reading, w) for reading, group in parts for w in _movable(group)]
+    adaptive = [(reading.has_state(w), reading) for reading, w in members if reading.is_ready]
+    if adaptive and not any(is_ready for is_ready, _ in adaptive):
+        return _without_method(optimizer, adaptive[0][1].unready, "not_stepped", groups)
+    P = [_diagonal(reading, w) for reading, w in members]
     if len(P) > 1 and any(diagonal.ndim == 2 for diagonal in P):
         return _without_method(optimizer, "a dense preconditioner must be the only group: flatten the model into one.")
+    whole = P[0] if len(P) == 1 else torch.cat(P)
+    D = _edge_scaling(groups, members, whole)
+    # The sum is one pass; it may overflow where every element is finite.
+    if not bool(D.sum().isfinite()) and not bool(D.isfinite().all()):
+        return _without_method(optimizer, _not_finite(whole))
     decays = {group.coupled_decay for group in groups}
+    shift = [torch.full((group.size,), group.coupled_decay, dtype=whole.dtype, device=whole.device) for group in groups]
     return Frozen(
-        parameters=tuple(w for _, group in parts for w in _movable(group)),
+        parameters=tuple(w for _, w in members),
         groups=groups,
-        P=P[0] if len(P) == 1 else torch.cat(P),
-        D=D[0] if len(D) == 1 else torch.cat(D),
+        P=whole,
+        D=D,
         shift=decays.pop() if len(decays) == 1 else torch.cat(shift),
     )
+
+
+def _moving_groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [group for group in optimizer.param_groups if _movable(group)]
 
 
 def _movable(group: dict[str, Any]) -> list[Tensor]:
@@ -125,7 +198,7 @@ def _movable(group: dict[str, Any]) -> list[Tensor]:
 
 
 def _describe(group: dict[str, Any], reading: Reading) -> FrozenGroup:
-    decay = float(group.get("weight_decay", 0.0))
+    decay = float(group.get("weight_decay", 0.0)) if reading.weight_decay is None else reading.weight_decay
     return FrozenGroup(
         momentum=reading.momentum,
         lr=float(group["lr"]),
@@ -136,18 +209,40 @@ def _describe(group: dict[str, Any], reading: Reading) -> FrozenGroup:
 
 
 @torch.no_grad()
-def _diagonal(reading: Reading, w: Tensor, is_known: bool) -> Tensor:
+def _diagonal(reading: Reading, w: Tensor) -> Tensor:
     """P of one parameter as a vector, at least in float32; ones where it is the identity or not known yet."""
     dtype = torch.promote_types(w.dtype, torch.float32)
-    diagonal = reading.diagonal(w) if is_known else None
+    diagonal = reading.diagonal(w) if reading.has_state(w) else None
     if diagonal is None:
         return torch.ones(w.numel(), dtype=dtype, device=w.device)
     return diagonal.to(dtype) if diagonal.ndim == 2 and w.ndim == 1 else diagonal.reshape(-1).to(dtype)
 
 
-def _edge_scaling(group: FrozenGroup, P: Tensor) -> Tensor:
-    scale = group.lr * group.momentum.alternating_gain / (2 - group.lr * group.weight_decay)
-    return scale / P if P.ndim == 1 else scale * torch.linalg.inv(P)
+def _edge_scaling(groups: tuple[FrozenGroup, ...], members: list[tuple[Reading, Tensor]], P: Tensor) -> Tensor:
+    """D = lr F(-1) / ((2 - lr wd) P), zero where P is not known yet because nothing has moved."""
+    scales = [group.lr * group.momentum.alternating_gain / (2 - group.lr * group.weight_decay) for group in groups]
+    if P.ndim == 2:
+        inverse: Tensor = torch.linalg.inv(P)
+        return inverse * scales[0]
+    D = torch.empty_like(P)
+    sizes = [group.size for group in groups]
+    for scale, part, target in zip(scales, P.split(sizes), D.split(sizes), strict=True):
+        torch.div(torch.tensor(scale, dtype=P.dtype, device=P.device), part, out=target)
+    at = 0
+    for reading, w in members:
+        if not reading.has_state(w):
+            D[at : at + w.numel()] = 0
+        at += w.numel()
+    return D
+
+
+def _not_finite(P: Tensor) -> str:
+    if not bool(P.isfinite().all()):
+        return (
+            "the second moment holds NaN or infinity: a gradient was not finite. Go back to a state before it, and "
+            "skip such steps."
+        )
+    return "the preconditioner is 0 somewhere: a gradient is always 0 there; give the optimizer an eps above 0."
 
 
 def _without_method(
@@ -160,144 +255,28 @@ def _without_method(
     return Frozen(parameters, groups, None, None, 0.0, status, reason)
 
 
-def _read_gradient_method(optimizer: GradientMethod, group: dict[str, Any]) -> Reading:
-    return Reading(
-        momentum=optimizer.momentum(group),
-        is_decoupled=group["decoupled_weight_decay"],
-        diagonal=lambda w: optimizer.preconditioner(group, w),
-        is_ready=(lambda w: optimizer.has_preconditioner(group, w)) if group["preconditioner"].is_adaptive else None,
-    )
+def _unwrapped(wrapper: Any) -> Frozen:
+    return freeze(wrapper.optimizer)
 
 
-def _read_sgd(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
-    return Reading(Momentum.of_sgd(group["momentum"], group["dampening"], group["nesterov"]))
+def _uphill(sam: SAM) -> Frozen:
+    return sam.frozen(freeze(sam.base))
 
 
-def _read_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any], is_decoupled: bool = False) -> Reading:
-    b1, b2 = (float(b) for b in group["betas"])
-
-    def diagonal(w: Tensor) -> Tensor:
-        state = optimizer.state[w]
-        nu: Tensor = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
-        t = int(state["step"])
-        return ((nu / (1 - b2**t)).sqrt() + float(group["eps"])) * (1 - b1**t)
-
-    return Reading(
-        momentum=heavy_ball(b1, ema=True),
-        is_decoupled=is_decoupled or group.get("decoupled_weight_decay", False),
-        diagonal=diagonal,
-        is_ready=lambda w: "exp_avg_sq" in optimizer.state.get(w, {}),
-    )
-
-
-def _read_adamw(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
-    return _read_adam(optimizer, group, is_decoupled=True)
-
-
-def _read_rmsprop(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
-    def diagonal(w: Tensor) -> Tensor:
-        state = optimizer.state[w]
-        nu: Tensor = state["square_avg"]
-        if group["centered"]:
-            nu = nu.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
-        return nu.sqrt() + float(group["eps"])
-
-    return Reading(
-        momentum=heavy_ball(group["momentum"], ema=False),
-        diagonal=diagonal,
-        is_ready=lambda w: "square_avg" in optimizer.state.get(w, {}),
-    )
-
-
-def _read_adagrad(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
-    def diagonal(w: Tensor) -> Tensor:
-        state = optimizer.state[w]
-        P: Tensor = state["sum"].sqrt() + float(group["eps"])
-        # torch lowers the learning rate by this factor; here it is carried in P, as bias correction is.
-        return P * (1 + (int(state["step"]) - 1) * float(group["lr_decay"]))
-
-    # torch fills the sum when the optimizer is made; before the first step it says nothing yet.
-    return Reading(none(), diagonal=diagonal, is_ready=lambda w: int(optimizer.state.get(w, {}).get("step", 0)) > 0)
-
-
-def _read_adamax(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
-    b1 = float(group["betas"][0])
-
-    def diagonal(w: Tensor) -> Tensor:
-        state = optimizer.state[w]
-        largest: Tensor = state["exp_inf"]
-        return largest * (1 - b1 ** int(state["step"]))
-
-    return Reading(
-        heavy_ball(b1, ema=True), diagonal=diagonal, is_ready=lambda w: "exp_inf" in optimizer.state.get(w, {})
-    )
-
-
-def _read_radam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
-    b1, b2 = (float(b) for b in group["betas"])
-
-    def diagonal(w: Tensor) -> Tensor:
-        """P with the rectification of Liu et al. 2020 (arXiv 1908.03265), Algorithm 2; flat in the first steps."""
-        state = optimizer.state[w]
-        t = int(state["step"])
-        limit = 2 / (1 - b2) - 1
-        length = limit - 2 * t * b2**t / (1 - b2**t)
-        nu: Tensor = state["exp_avg_sq"]
-        if length <= 5:
-            return torch.full_like(nu, 1 - b1**t)
-        rectified = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
-        return (nu.sqrt() + float(group["eps"])) * ((1 - b1**t) / math.sqrt(rectified * (1 - b2**t)))
-
-    return Reading(
-        momentum=heavy_ball(b1, ema=True),
-        is_decoupled=group.get("decoupled_weight_decay", False),
-        diagonal=diagonal,
-        is_ready=lambda w: "exp_avg_sq" in optimizer.state.get(w, {}),
-    )
-
-
-def _read_nadam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
-    """torch's Nadam at its present step: its weights of the gradient and of the average change every step."""
-    b1, b2 = (float(b) for b in group["betas"])
-    ready = [optimizer.state[w] for w in _movable(group) if "mu_product" in optimizer.state.get(w, {})]
-
-    def mu(t: int) -> float:
-        return b1 * (1 - 0.5 * math.pow(0.96, t * float(group["momentum_decay"])))
-
-    def momentum(state: dict[str, Any]) -> Momentum:
-        t, product = int(state["step"]), float(state["mu_product"])
-        fresh, averaged = (1 - mu(t)) / (1 - product), mu(t + 1) / (1 - product * mu(t + 1))
-        return Momentum(beta=b1, discount=averaged / (fresh + averaged), gain=fresh + averaged)
-
-    def diagonal(w: Tensor) -> Tensor:
-        state = optimizer.state[w]
-        nu: Tensor = state["exp_avg_sq"]
-        return (nu / (1 - b2 ** int(state["step"]))).sqrt() + float(group["eps"])
-
-    return Reading(
-        momentum=momentum(ready[0]) if ready else nesterov(b1, ema=True),
-        is_decoupled=group.get("decoupled_weight_decay", False),
-        diagonal=diagonal,
-        is_ready=lambda w: "mu_product" in optimizer.state.get(w, {}),
-    )
-
-
-READERS: dict[str, Callable[[Any, dict[str, Any]], Reading]] = {
-    "GradientMethod": _read_gradient_method,
-    "SGD": _read_sgd,
-    "Adam": _read_adam,
-    "AdamW": _read_adamw,
-    "RMSprop": _read_rmsprop,
-    "Adagrad": _read_adagrad,
-    "Adamax": _read_adamax,
-    "RAdam": _read_radam,
-    "NAdam": _read_nadam,
+# How to freeze what holds another optimizer, by "package.Class".
+WRAPPERS: dict[str, Callable[[Any], Frozen]] = {
+    "tightrope.SAM": _uphill,
+    "accelerate.AcceleratedOptimizer": _unwrapped,
+    "lightning.LightningOptimizer": _unwrapped,
+    "pytorch_lightning.LightningOptimizer": _unwrapped,
+    "lightning._FabricOptimizer": _unwrapped,
+    "lightning_fabric._FabricOptimizer": _unwrapped,
 }
 NO_LINEAR_METHOD = {
-    "Adadelta": "its step is scaled by past steps, so with P held still it is not linear in the gradient.",
-    "Rprop": "its step depends on the signs of gradients only, so it has no linear threshold.",
-    "LBFGS": "its step comes from a history of secants and a line search, not from a linear recurrence.",
-    "ASGD": "its learning rate decays inside the step and it averages iterates; freeze the SGD beneath it.",
-    "SparseAdam": "it updates the moments of touched rows only, so one frozen P does not describe its next step.",
-    "Muon": "it steps by an orthogonalised matrix of constant size, which is not linear in the gradient.",
+    "torch.Adadelta": "its step is scaled by past steps, so with P held still it is not linear in the gradient.",
+    "torch.Rprop": "its step depends on the signs of gradients only, so it has no linear threshold.",
+    "torch.LBFGS": "its step comes from a history of secants and a line search, not from a linear recurrence.",
+    "torch.ASGD": "its learning rate decays inside the step and it averages iterates; freeze the SGD beneath it.",
+    "torch.SparseAdam": "it updates the moments of touched rows only, so one frozen P does not describe its next step.",
+    "torch.Muon": "it steps by an orthogonalised matrix of constant size, which is not linear in the gradient.",
 }
