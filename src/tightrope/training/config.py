@@ -25,6 +25,9 @@ Seed = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 NAMED_TABLES = ("problem", "method", "schedule")
 """Tables whose `name` picks what else they hold; `--set method=adam` names them by it."""
 
+LARGEST = 1e30
+"""No number of a problem or method may exceed it: float32 ends at 3e38, and a step multiplies a few of them."""
+
 
 class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When and how closely to measure.
@@ -95,12 +98,16 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(f"dtype: must be 'float32' or 'float64'; got '{self.dtype}'.")
         if not 0 < self.method.lr < math.inf:
             raise ConfigError(f"method.lr: must be positive and finite; got {self.method.lr}.")
+        if self.method.lr < 1 / LARGEST:
+            raise ConfigError(f"method.lr: must be at least {1 / LARGEST:g}; got {self.method.lr}.")
         if not 0 <= self.method.weight_decay < math.inf:
             raise ConfigError(f"method.weight_decay: must be finite and at least 0; got {self.method.weight_decay}.")
         if not self.measure.rtol > 0:
             raise ConfigError(f"measure.rtol: must be positive; got {self.measure.rtol}.")
         if not self.stop.divergence > 1:
             raise ConfigError(f"stop.divergence: must be above 1; got {self.stop.divergence}.")
+        for name in ("problem", "method"):
+            _check_size(name, msgspec.to_builtins(getattr(self, name)))
         # Building the rules checks their hyperparameters.
         _ = self.method.stability_threshold(), self.method.preconditioner
 
@@ -119,7 +126,7 @@ def load(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: must be a readable TOML file; {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number or a nesting beyond all bounds
         raise ConfigError(f"{path}: must be TOML; {error}.") from error
 
 
@@ -267,8 +274,19 @@ def _value(text: str) -> Any:
         return text == "True"
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
+
+
+def _check_size(path: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _check_size(f"{path}.{name}", part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_size(path, part)
+    elif isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise ConfigError(f"{path}: numbers must be at most {LARGEST:g} in size; got {value}.")
 
 
 def _explain(message: str, mapping: Mapping[str, Any]) -> str:
