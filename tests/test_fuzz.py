@@ -19,6 +19,7 @@ from tightrope.training import PRESETS
 
 EXIT_CODES = {0, 2, 3, 4, 5, 130}
 DOCTYPE = b"<!doctype html>"
+TOO_LARGE = b'num_steps = 1\nmethod = {name = "gd", lr = 1}\nproblem = {name = "chebyshev", num_points = %d}\n'
 PRECIOUS = {
     "thesis.txt": b"years of work\n",
     "thesis.toml": b"chapters = 7\n",
@@ -73,12 +74,12 @@ def stored_run():
         return {name: Path(name).read_bytes() for name in ("runs/old/config.toml", "runs/old/events.jsonl")}
 
 
-def check(case: Case, stored_run: dict[str, bytes]) -> None:
+def check(case: Case, stored_run: dict[str, bytes], expected: int | None = None) -> None:
     with folder_with(PRECIOUS | stored_run | case.files):
         before = snapshot()
         code, err = call(case.arguments)
         after = snapshot()
-    assert code in EXIT_CODES
+    assert code in EXIT_CODES if expected is None else code == expected
     assert "Traceback" not in err
     assert err.count("\n") == (code == 2), err
     assert err.startswith("tightrope: ") == (code == 2), err
@@ -111,6 +112,33 @@ def test_nothing_escapes_and_nothing_is_lost(kind, stored_run):
     settings(unhurried, max_examples=40, derandomize=True)(
         given(cases(kind, stored_run))(lambda case: check(case, stored_run))
     )()
+
+
+EVENTS, TOML = "runs/torn/events.jsonl", "runs/torn/config.toml"
+ONCE_ESCAPED = {
+    "a line break in what is quoted": Case(["run", "good.toml", "--set", "a\nb"]),
+    "a path too long to look at": Case(["run", "a" * 300]),
+    "a folder too long to look at": Case(["runs", "a" * 300]),
+    "a number with too many digits": Case(["run", "good.toml", "--set", "seed=" + "9" * 5000]),
+    "a file with such a number": Case(["run", "odd.toml"], {"odd.toml": b"seed = " + b"9" * 5000}),
+    "a nesting too deep": Case(["run", "odd.toml"], {"odd.toml": b"seed = " + b"[" * 5000}),
+    "a learning rate beyond float32": Case(["run", "good.toml", "--set", "lr=1e39"]),
+    "a learning rate too near zero": Case(["threshold", "adam", "--lr", "5e-324"]),
+    "a curvature beyond float32": Case(["run", "good.toml", "--set", "problem.curvatures=[1e39, 1]"]),
+    "a size beyond memory": Case(["run", "odd.toml"], {"odd.toml": TOO_LARGE % 2**45}),
+    "a size beyond integers": Case(["run", "odd.toml"], {"odd.toml": TOO_LARGE % 2**63}),
+    "events that are no text": Case(["report", "runs/torn"], {TOML: b"", EVENTS: b"\xff\n"}),
+    "settings that are no text": Case(["report", "runs/torn"], {TOML: b"\xff", EVENTS: b""}),
+    "settings nested too deep": Case(["report", "runs/torn"], {TOML: b"a = " + b"[" * 5000, EVENTS: b""}),
+    "an event of no type": Case(["report", "runs/torn"], {TOML: b"", EVENTS: b'{"type": {}}\n'}),
+    "an event nested too deep": Case(["report", "runs/torn"], {TOML: b"", EVENTS: b"[" * 100_000 + b"\n"}),
+    "an event with too many digits": Case(["report", "runs/torn"], {TOML: b"", EVENTS: b"9" * 5000 + b"\n"}),
+}
+
+
+@pytest.mark.parametrize("name", ONCE_ESCAPED)
+def test_what_once_escaped_is_answered_in_one_line(name, stored_run):
+    check(ONCE_ESCAPED[name], stored_run, expected=2)
 
 
 @pytest.mark.slow

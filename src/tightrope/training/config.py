@@ -27,6 +27,8 @@ NAMED_TABLES = ("problem", "method", "schedule")
 
 LARGEST = 1e30
 """No number of a problem or method may exceed it: float32 ends at 3e38, and a step multiplies a few of them."""
+LARGEST_COUNT = 2**45
+"""Nor any whole number: so many float64 are more than a process can address."""
 
 
 class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -279,14 +281,17 @@ def _value(text: str) -> Any:
 
 
 def _check_size(path: str, value: Any) -> None:
+    """Raise where a number is finite but too large to carry through a step, or to build."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             _check_size(f"{path}.{name}", part)
     elif isinstance(value, list | tuple):
         for part in value:
             _check_size(path, part)
-    elif isinstance(value, int | float) and not abs(value) <= LARGEST:
-        raise ConfigError(f"{path}: numbers must be at most {LARGEST:g} in size; got {value}.")
+    elif isinstance(value, int | float):
+        largest = LARGEST_COUNT if isinstance(value, int) else LARGEST
+        if largest < abs(value) < math.inf:
+            raise ConfigError(f"{path}: numbers must be at most {largest:g} in size; got {value!r:.40}.")
 
 
 def _explain(message: str, mapping: Mapping[str, Any]) -> str:
