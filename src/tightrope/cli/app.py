@@ -36,9 +36,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        code = _fail(f"{_one_line(str(error))} See tightrope --help.")
+        code = _fail(f"{error} See tightrope --help.")
     except TightropeError as error:
         code = _fail(str(error))
+    except OSError as error:  # a path that cannot even be looked at
+        code = _fail(f"{error.strerror or error}: {error.filename}. Name another path.")
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code if isinstance(code, int) else 0)
@@ -260,7 +262,7 @@ def _row(path: Path) -> dict[str, Any]:
 
 
 def _fail(message: str) -> int:
-    print(f"tightrope: {message}", file=sys.stderr)
+    print(f"tightrope: {_one_line(message)}", file=sys.stderr)
     return USAGE
 
 

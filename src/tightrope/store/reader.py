@@ -87,16 +87,15 @@ def find_runs(folder: str | Path) -> list[Path]:
 def _read(path: Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
     try:
         config = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
-        lines = (path / EVENTS).read_text(encoding="utf-8").split("\n")
+        # A byte that is no UTF-8 becomes an escape JSON does not know: its line is damaged, the others are not.
+        lines = (path / EVENTS).read_text(encoding="utf-8", errors="backslashreplace").split("\n")
     except OSError as error:
         raise StoreError(
             f"read_run: {path} must be a run directory with {CONFIG} and {EVENTS}; {error.strerror or error}. "
             "`tightrope runs` lists the runs below a folder."
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"read_run: {path / CONFIG} must be TOML; {error}.") from error
-    except UnicodeDecodeError as error:
-        raise StoreError(f"read_run: the files of {path} must be UTF-8 text; {error}.") from error
     return config, _events(path, lines)
 
 
@@ -107,9 +106,9 @@ def _events(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:
             return  # what follows the last newline is empty, or torn
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             event = None
-        if not isinstance(event, dict) or "type" not in event:
+        if not isinstance(event, dict) or not isinstance(event.get("type"), str):
             raise StoreError(
                 f"read_run: line {number + 1} of {path / EVENTS} must be a JSON object with a type; got "
                 f"{line[:40]!r}. The lines around it are intact: delete that one to read the rest."

@@ -25,6 +25,11 @@ Seed = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 NAMED_TABLES = ("problem", "method", "schedule")
 """Tables whose `name` picks what else they hold; `--set method=adam` names them by it."""
 
+LARGEST = 1e30
+"""No number of a problem or method may exceed it: float32 ends at 3e38, and a step multiplies a few of them."""
+LARGEST_COUNT = 2**45
+"""Nor any whole number: so many float64 are more than a process can address."""
+
 
 class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When and how closely to measure.
@@ -97,6 +102,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(f"dtype: must be 'float32' or 'float64'; got '{self.dtype}'.")
         if not 0 < self.method.lr < math.inf:
             raise ConfigError(f"method.lr: must be positive and finite; got {self.method.lr}.")
+        if self.method.lr < 1 / LARGEST:
+            raise ConfigError(f"method.lr: must be at least {1 / LARGEST:g}; got {self.method.lr}.")
         if not 0 <= self.method.weight_decay < math.inf:
             raise ConfigError(f"method.weight_decay: must be finite and at least 0; got {self.method.weight_decay}.")
         if not self.measure.rtol > 0:
@@ -104,6 +111,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if not self.stop.divergence > 1:
             raise ConfigError(f"stop.divergence: must be above 1; got {self.stop.divergence}.")
         check_number("checkpoint_seconds:", self.checkpoint_seconds, lambda seconds: seconds >= 0, "be at least 0")
+        for name in ("problem", "method"):
+            _check_size(name, msgspec.to_builtins(getattr(self, name)))
         # Building the rules checks their hyperparameters.
         _ = self.method.stability_threshold(), self.method.preconditioner
 
@@ -122,7 +131,7 @@ def load(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: must be a readable TOML file; {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number or a nesting beyond all bounds
         raise ConfigError(f"{path}: must be TOML; {error}.") from error
 
 
@@ -270,8 +279,22 @@ def _value(text: str) -> Any:
         return text == "True"
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
+
+
+def _check_size(path: str, value: Any) -> None:
+    """Raise where a number is finite but too large to carry through a step, or to build."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _check_size(f"{path}.{name}", part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_size(path, part)
+    elif isinstance(value, int | float):
+        largest = LARGEST_COUNT if isinstance(value, int) else LARGEST
+        if largest < abs(value) < math.inf:
+            raise ConfigError(f"{path}: numbers must be at most {largest:g} in size; got {value!r:.40}.")
 
 
 def _explain(message: str, mapping: Mapping[str, Any]) -> str:

@@ -82,7 +82,10 @@ def new_path(folder: Path, name: str) -> Path:
 
 
 def _build(config: RunConfig) -> Problem:
-    problem = config.problem.build(config.seed, DTYPES[config.dtype])
+    try:
+        problem = config.problem.build(config.seed, DTYPES[config.dtype])
+    except (MemoryError, RuntimeError) as error:
+        raise ConfigError(f"problem: must fit in memory; got {error or 'too large a one'}. Make it smaller.") from error
     if config.batch_size is not None and config.batch_size > problem.num_examples:
         raise ConfigError(
             f"batch_size: must be at most the {problem.num_examples} examples; got {config.batch_size}. "
