@@ -239,4 +239,4 @@ def test_compare_sets_what_is_known_of_each_method_beside_what_its_run_did(tight
 def test_every_method_has_its_traits():
     from tightrope.optim import RECIPES, TRAITS
 
-    assert set(TRAITS) == set(RECIPES)
+    assert set(TRAITS) == {*RECIPES, "sam"}

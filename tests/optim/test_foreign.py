@@ -133,7 +133,7 @@ def test_an_unknown_wrapper_is_refused_and_names_what_it_wraps(base):
 
 
 class Halving(TORCH.Optimizer):
-    """Momentum by halves, with a second moment: m <- (m + g) / 2, v <- 0.999 v + 0.001 g^2, w <- w - lr m / (3 sqrt v)."""
+    """Momentum by halves: m <- (m + g) / 2, v <- 0.999 v + 0.001 g^2, w <- w - lr m / (3 sqrt v)."""
 
     def __init__(self, params, lr=0.1, coupled=0.0, decoupled=0.0):
         TORCH.Optimizer.__init__(self, params, {"lr": lr, "coupled": coupled, "decoupled": decoupled})

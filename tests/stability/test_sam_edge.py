@@ -339,10 +339,10 @@ def test_unnormalised_sam_diverges_above_its_closed_form_and_converges_below(mom
     a = times * sam_threshold(momentum.stability_threshold(lr), rho)
     x, m = torch.tensor(1.0).double(), torch.tensor(0.0).double()
     for _ in range(1000):
-        x = x - lr * momentum.direction(m, a * (x + rho * a * x))
+        x = x - lr * momentum.direction(m, a * (x + rho * a * x), 1)
     early = abs(x)
     for _ in range(1000):
-        x = x - lr * momentum.direction(m, a * (x + rho * a * x))
+        x = x - lr * momentum.direction(m, a * (x + rho * a * x), 1)
     assert 0 < abs(x) < 1e300
     assert (abs(x) > early) == (times > 1)
 

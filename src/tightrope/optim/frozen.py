@@ -5,7 +5,7 @@ Legend: D = edge scaling, F = transfer function of the momentum rule, P = precon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from tightrope.errors import UnsupportedOptimizerError
 
 from .ascent import Ascent
+from .clipping import Clipped
 from .momentum import Momentum
 
 
@@ -45,8 +46,8 @@ class Frozen:
     """An optimizer with its preconditioner frozen: linear on any quadratic, so its edge is exact.
 
     The edge is `lambda_1(D^1/2 T(H) D^1/2) = 1` with `D_i = lr_i F_i(-1) / ((2 - lr_i wd_i) P_i)` and
-    `T(H) = H + diag(shift)`, for SAM `T(H) = H + c H diag(S) H + diag(shift)`. Groups may differ in lr, momentum
-    and decay.
+    `T(H) = R^1/2 (H + c H S H) R^1/2 + diag(shift)`: c and S come from SAM's ascent, R from clipping, and are 0 and I
+    without them. Groups may differ in lr, momentum and decay.
 
     Attributes:
         parameters: The tensors the optimizer moves, in the order of every vector here.
@@ -57,6 +58,8 @@ class Frozen:
         status: "linear", "not_stepped" (P is not known yet, thresholds are) or "no_threshold".
         reason: Why the status is not "linear"; empty otherwise.
         ascent: c and S of SAM's last ascent; None where the gradient is taken where the weights are.
+        response: R, what clipping multiplies a small change of the gradient by, a number or (p,).
+        condition: What else is held fixed as it was at the last step, in words; empty where P alone is.
     """
 
     parameters: tuple[Tensor, ...]
@@ -67,6 +70,22 @@ class Frozen:
     status: str = "linear"
     reason: str = ""
     ascent: Ascent | None = None
+    response: Tensor | float = 1.0
+    condition: str = ""
+
+    def clipped(self, clipped: Clipped) -> Frozen:
+        """The same method while clipping acts as it did at this step: a condition its edge then has."""
+        if clipped.num_clipped == 0:
+            return self
+        if isinstance(clipped.factor, Tensor) and self.D is not None and self.D.ndim == 2:
+            reason = "clipping element by element and a dense preconditioner do not commute: no threshold is known."
+            return replace(self, groups=(), P=None, D=None, status="no_threshold", reason=reason)
+        if isinstance(clipped.factor, float):
+            held = f"clipping held at its factor {clipped.factor:.3g}"
+        else:
+            held = f"clipping held on the {clipped.num_clipped} of {clipped.num_units} units it acted on"
+        condition = f"{self.condition} and {held}" if self.condition else held
+        return replace(self, response=clipped.factor, condition=condition)
 
     def stability_threshold(self) -> float:
         """The one threshold on lambda_1(P^-1 T(H)), in units of 1 / lr.

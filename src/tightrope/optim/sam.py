@@ -300,7 +300,9 @@ class SAM(torch.optim.Optimizer):
         if self.grad_norm is None or (self._is_scaled and not self._scales):
             reason = "SAM: the gradient norm of an ascent is not known yet; take one step, then measure."
             return replace(base, status="not_stepped", reason=reason)
-        return replace(base, ascent=Ascent(self.rule.rho / self.grad_norm, self._flat_scale(base.parameters)))
+        factor = self.rule.rho / self.grad_norm
+        held = f"the ascent held at {factor:.3g} times the gradient"
+        return replace(base, ascent=Ascent(factor, self._flat_scale(base.parameters)), condition=held)
 
     @property
     def _is_scaled(self) -> bool:

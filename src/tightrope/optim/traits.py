@@ -48,6 +48,11 @@ TRAITS: dict[str, Traits] = {
     "adafactor": Traits(
         "row and column averages of g^2", "none in general (Shazeer and Stern 2018)", "large models, short memory"
     ),
+    "sam": Traits(
+        "as its base, with gradients from uphill",
+        "none in general: not for losses that are not convex (Foret et al. 2021)",
+        "image classification, small data",
+    ),
     "custom": Traits("as its rules say", "not known", "experiments"),
 }
-"""By the name a configuration picks a method with."""
+"""By the name a configuration picks a method with; "sam" is any of them inside SAM."""

@@ -20,6 +20,7 @@ class Measurement:
         residual: `ratio +- residual` holds an eigenvalue.
         lower: Rigorous lower bound of the ratio, up to rounding.
         upper: Upper bound, of kind `upper_kind` ("exact", "probabilistic" with `confidence`, or "residual").
+        condition: What the ratio holds fixed beside P, in words: SAM's ascent, clipping as it acted; often empty.
         threshold: Of the frozen method on lambda_1(P^-1 T(H)), in 1 / lr; None where groups differ.
         preconditioned_sharpness: ratio * threshold; None where groups differ.
         sharpness: lambda_1(H) of the raw Hessian, within `sharpness_residual` of an eigenvalue.
@@ -44,6 +45,7 @@ class Measurement:
     upper: float = NAN
     upper_kind: str = ""
     confidence: float | None = None
+    condition: str = ""
     threshold: float | None = None
     preconditioned_sharpness: float | None = None
     sharpness: float = NAN

@@ -124,9 +124,7 @@ class Probe:
         return params
 
     def _measured(self, frozen: Frozen, H: Hessian, began: float) -> Measurement:
-        ascent = frozen.ascent
-        curvature = H if ascent is None else Ascended(H, ascent.factor, ascent.scale)
-        scaled = Scaled(curvature, frozen.half_scaling(), frozen.shift)
+        scaled = Scaled(_transformed(H, frozen), frozen.half_scaling(), frozen.shift)
         ratio, num_products, is_audit = self._find_ratio(scaled)
         sharpness = self._find_sharpness(H) if self.has_sharpness else None
         value, threshold = float(ratio.values[0]), frozen.shared_threshold
@@ -141,6 +139,7 @@ class Probe:
             upper=ratio.upper,
             upper_kind=ratio.upper_kind,
             confidence=ratio.confidence,
+            condition=frozen.condition,
             threshold=threshold,
             preconditioned_sharpness=None if threshold is None else value * threshold,
             sharpness=float(sharpness.values[0]) if sharpness else float("nan"),
@@ -232,6 +231,16 @@ def measure(
     """
     probe = Probe(model, loss_fn, k=k, rtol=rtol, max_products=max_products, seed=seed, audit_every=1)
     return probe.measure(optimizer, batch)
+
+
+def _transformed(H: Hessian, frozen: Frozen) -> SymmetricOperator:
+    """H as SAM's ascent and clipping let the step see it: R^1/2 (H + c H S H) R^1/2."""
+    ascent, response = frozen.ascent, frozen.response
+    bent = H if ascent is None else Ascended(H, ascent.factor, ascent.scale)
+    if isinstance(response, float) and response == 1.0:
+        return bent
+    R = response if isinstance(response, Tensor) else torch.full((H.size,), response, dtype=H.dtype, device=H.device)
+    return Scaled(bent, R.sqrt())
 
 
 def _not_finite(H: Hessian, began: float) -> Measurement:

@@ -39,7 +39,8 @@ def verdict(measurement: Measurement, step: int, *, is_adaptive: bool = True) ->
     """
     if not measurement.has_ratio:
         return Verdict("undecided", f"No ratio: {measurement.reason}")
-    number = f"ratio {measurement.ratio:.3g} +- {measurement.residual:.1g}"
+    condition = f" with {measurement.condition}" if measurement.condition else ""
+    number = f"ratio {measurement.ratio:.3g} +- {measurement.residual:.1g}{condition}"
     if is_adaptive and step <= NUM_EARLY_STEPS:
         return Verdict("too early to say", f"{number}, but the preconditioner has seen only {step} gradients.")
     name = _band(*measurement.bounds)
@@ -55,6 +56,8 @@ def verdict(measurement: Measurement, step: int, *, is_adaptive: bool = True) ->
 
 def _room(measurement: Measurement) -> str:
     """What a ratio below the edge leaves; negative curvature is told apart, it is not the edge."""
+    if measurement.ratio > 0 and measurement.condition:
+        return "short of the edge"  # how far the curvature could grow depends on what the condition holds fixed
     if measurement.ratio > 0:
         return f"the curvature could grow {1 / measurement.ratio:.3g} times before the edge"
     if measurement.growth is not None and measurement.growth > 1:

@@ -2,7 +2,7 @@
 
 from .durable import replace_file
 from .reader import RunRecord, find_runs, read_events, read_run
-from .schema import CHECKPOINT, CONFIG, DISCARDED, EVENTS, FORMAT, MEASUREMENT, STEP, TYPES, Column
+from .schema import ARRAYS, CHECKPOINT, CONFIG, DISCARDED, EVENTS, FORMAT, MEASUREMENT, STEP, TYPES, Column
 from .writer import RunWriter
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "CONFIG",
     "EVENTS",
     "DISCARDED",
+    "ARRAYS",
     "CHECKPOINT",
     "FORMAT",
     "STEP",

@@ -27,6 +27,7 @@ class RunRecord:
         steps: Columns of the `step` events, each (num_steps,) float64; see `schema.STEP`.
         measurements: Columns of the `measurement` events, each (num_measurements,): floats of
             `schema.MEASUREMENT`, and what else the events hold as object arrays.
+        average: The `average` event of a run that averaged weights, else empty.
         verdict: The `verdict` event of a run that ended, else empty.
         end: The `end` event, else empty.
     """
@@ -36,6 +37,7 @@ class RunRecord:
     start: dict[str, Any] = field(default_factory=dict)
     steps: dict[str, np.ndarray] = field(default_factory=dict)
     measurements: dict[str, np.ndarray] = field(default_factory=dict)
+    average: dict[str, Any] = field(default_factory=dict)
     verdict: dict[str, Any] = field(default_factory=dict)
     end: dict[str, Any] = field(default_factory=dict)
 
@@ -64,6 +66,7 @@ def read_run(path: str | Path) -> RunRecord:
         start=by_type.get("start", [{}])[-1],
         steps=_columns(by_type.get("step", []), STEP),
         measurements=_columns(by_type.get("measurement", []), MEASUREMENT),
+        average=by_type.get("average", [{}])[-1],
         verdict=by_type.get("verdict", [{}])[-1],
         end=by_type.get("end", [{}])[-1],
     )

@@ -1,8 +1,8 @@
 """What a run directory holds: the events, their columns and units.
 
-A run is a directory: `config.toml`, `events.jsonl`, `checkpoint/`. Each line of `events.jsonl` is one event with a
-`type`; non-finite numbers are the strings "nan", "inf" and "-inf". What a resumed run had written past its checkpoint
-is kept in `events.discarded.jsonl`, which nothing reads.
+A run is a directory: `config.toml`, `events.jsonl`, `arrays/`, `checkpoint/`. Each line of `events.jsonl` is one event
+with a `type`; non-finite numbers are the strings "nan", "inf" and "-inf". What a resumed run had written past its
+checkpoint is kept in `events.discarded.jsonl`, which nothing reads.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 CONFIG = "config.toml"
 EVENTS = "events.jsonl"
 DISCARDED = "events.discarded.jsonl"
+ARRAYS = "arrays"
 CHECKPOINT = "checkpoint/state.safetensors"
 FORMAT = 1
 """Version of the events' format, stored in every `start` event."""
@@ -36,7 +37,8 @@ STEP = (
     Column("step", "steps", "number of the optimizer step, 1 for the first"),
     Column("loss", "", "training loss before the step, on the step's batch"),
     Column("lr", "", "learning rate of the step"),
-    Column("grad_norm", "", "2-norm of the gradient"),
+    Column("grad_norm", "", "2-norm of the gradient, before clipping"),
+    Column("clipped", "", "share of the units that clipping shortened; NaN without clipping"),
 )
 """Columns of a `step` event, one an optimizer step."""
 
@@ -57,7 +59,7 @@ MEASUREMENT = (
     Column("seconds", "s", "wall-clock time of the measurement"),
 )
 """Numeric columns of a `measurement` event; it also holds status, reason, upper_kind, confidence, is_audit,
-route, ratios, verdict and words."""
+route, condition, ratios, verdict and words."""
 
-TYPES = ("start", "resumed", "step", "measurement", "verdict", "end")
+TYPES = ("start", "resumed", "step", "measurement", "average", "verdict", "end")
 """Event types; a run writes them in this order, and `resumed` each time it was taken up again."""

@@ -1,9 +1,10 @@
 """The lab: a run as one value, and the loop that carries it out."""
 
-from .config import MeasureConfig, RunConfig, StopConfig, from_mapping, load, override, recipe_from
+from .config import MeasureConfig, RunConfig, StopConfig
 from .loop import new_path, resume, run
 from .presets import PRESETS, preset
 from .session import Progress
+from .settings import from_mapping, load, override, recipe_from
 
 __all__ = [
     "RunConfig",

@@ -15,7 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 from tightrope.errors import StoreError
-from tightrope.store import CHECKPOINT, CONFIG, replace_file
+from tightrope.store import ARRAYS, CHECKPOINT, CONFIG, replace_file
 
 VERSION = "1"
 """Of what a checkpoint holds; raised whenever an older one can no longer be taken up."""
@@ -35,15 +35,16 @@ def save(run: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     rest = _split(state, "", tensors)
     content = safetensors.torch.save(tensors, {"version": VERSION, "state": json.dumps(rest)})
-    path = run / CHECKPOINT
-    try:
-        path.parent.mkdir(exist_ok=True)
-        replace_file(path, content)
-    except OSError as error:
-        raise StoreError(
-            f"checkpoint: {path} must be writable; {error.strerror or error}. The former checkpoint stays: make room, "
-            f"then `tightrope resume {run}`."
-        ) from error
+    _write(run, run / CHECKPOINT, content)
+
+
+def save_arrays(run: Path, name: str, tensors: dict[str, Tensor]) -> None:
+    """Write `arrays/NAME.safetensors` of a run.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    _write(run, run / ARRAYS / f"{name}.safetensors", safetensors.torch.save(tensors))
 
 
 def load(run: Path) -> State | None:
@@ -73,6 +74,17 @@ def load(run: Path) -> State | None:
     for name, tensor in tensors.items():
         _put(rest, name.split("/"), tensor)
     return dict(rest)
+
+
+def _write(run: Path, path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path, content)
+    except OSError as error:
+        raise StoreError(
+            f"checkpoint: {path} must be writable; {error.strerror or error}. What was there before stays: make room, "
+            f"then `tightrope resume {run}`."
+        ) from error
 
 
 def _split(state: Mapping[str, Any], prefix: str, tensors: dict[str, Tensor]) -> State:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from tightrope.optim import Frozen
 from tightrope.problems import Problem
 from tightrope.stability import Measurement, Probe, RunVerdict, run_verdict, verdict
 from tightrope.store import RunWriter
@@ -26,7 +26,7 @@ class Instrument:
 
     def __init__(self, config: RunConfig, problem: Problem, writer: RunWriter) -> None:
         self.config, self.writer = config.measure, writer
-        self.method = config.method.label
+        self.method = config.label
         self.is_adaptive = config.method.preconditioner.is_adaptive
         self.batch = problem.first(config.measure.num_examples)
         self.seconds = 0.0
@@ -48,10 +48,10 @@ class Instrument:
         every = self.config.every
         return every > 0 and (step == 1 or step % every == 0 or is_last)
 
-    def measure(self, step: int, optimizer: torch.optim.Optimizer, w: Tensor | None) -> tuple[Measurement, str]:
-        """The Hessian at w, before the step, against the P that the step used; and the verdict's name."""
+    def measure(self, step: int, frozen: Frozen, w: Tensor | None) -> tuple[Measurement, str]:
+        """The Hessian at w, before the step, against the method as the step left it; and the verdict's name."""
         began = time.process_time()
-        measurement = self.probe.measure(optimizer, self.batch, w=w)
+        measurement = self.probe.measure(frozen, self.batch, w=w)
         said = verdict(measurement, step, is_adaptive=self.is_adaptive)
         self.writer.write("measurement", step=step, **measurement.to_dict(), verdict=said.name, words=said.words)
         self.steps.append(step)

@@ -15,9 +15,10 @@ from tightrope.problems import Problem
 from tightrope.store import CONFIG, RunRecord, RunWriter, read_events, read_run
 
 from .checkpoint import State, load, save
-from .config import RunConfig, from_mapping
+from .config import RunConfig
 from .provenance import describe, environment, versions
 from .session import Progress, Session
+from .settings import from_mapping
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 Observer = Callable[[Progress], None]

@@ -28,12 +28,19 @@ def describe(config: RunConfig, problem: Problem) -> dict[str, Any]:
         "seed": config.seed,
         "num_parameters": problem.w.numel(),
         "num_examples": problem.num_examples,
-        "method": method.label,
+        "method": config.label,
         "preconditioner": method.formula,
         "alternating_gain": method.momentum.alternating_gain,
         "threshold": method.stability_threshold(),
-        "traits": msgspec.to_builtins(TRAITS[str(method.__struct_config__.tag)]),
+        "traits": _traits(config),
     }
+
+
+def _traits(config: RunConfig) -> dict[str, str]:
+    is_uphill = config.sam is not None and config.sam.rho > 0
+    traits = TRAITS["sam" if is_uphill else str(config.method.__struct_config__.tag)]
+    plain: dict[str, str] = msgspec.to_builtins(traits)
+    return plain
 
 
 def environment() -> dict[str, Any]:

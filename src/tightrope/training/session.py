@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from tightrope.optim import SAM, Clipped, ClipTally, WarmRestarts, WeightAverage, freeze
+from tightrope.parameters import weights_at
 from tightrope.problems import Batch, Problem
 from tightrope.stability import Measurement
 from tightrope.store import RunWriter
 
 from .batches import Batches
+from .checkpoint import save_arrays
 from .config import RunConfig
 from .instrument import Instrument
 
@@ -48,8 +52,9 @@ class Session:
 
     def __init__(self, config: RunConfig, problem: Problem, writer: RunWriter) -> None:
         self.config, self.problem, self.writer = config, problem, writer
-        needs_shapes = config.method.preconditioner.needs_shapes
-        self.optimizer = config.method.build(problem.parameters if needs_shapes else [problem.w])
+        self.optimizer = _optimizer(config, problem)
+        self.average = WeightAverage() if config.average_restarts else None
+        self.tally = None if config.clipping is None else ClipTally(config.clipping.label)
         self.batches = Batches(problem, config.batch_size, config.seed)
         self.instrument = Instrument(config, problem, writer)
         self.step = 0
@@ -65,9 +70,12 @@ class Session:
     def advance(self) -> Progress | None:
         """Take one step, store it, and measure if that is due; None where the loss diverged instead."""
         config, step = self.config, self.step + 1
-        loss = _gradient(self.problem, self.batches.next())
+        loss = self._evaluate(self.batches.next())
         lr = self._set_learning_rate(step)
-        self.writer.write("step", step=step, loss=loss, lr=lr, grad_norm=self.problem.gradient.norm().item())
+        norm = self.problem.gradient.norm().item()
+        clipped = self._clip()
+        share = {} if clipped is None else {"clipped": clipped.num_clipped / clipped.num_units}
+        self.writer.write("step", step=step, loss=loss, lr=lr, grad_norm=norm, **share)
         self.step = step
         if self._is_diverged(loss):
             self.outcome = "diverged"
@@ -77,14 +85,21 @@ class Session:
         is_due = self.instrument.is_due(step, is_last)
         w = self.problem.w.detach().clone() if is_due else None
         self.optimizer.step()
-        measurement, name = self.instrument.measure(step, self.optimizer, w) if is_due else (None, "")
+        if self.average is not None and isinstance(config.schedule, WarmRestarts) and config.schedule.is_end(step - 1):
+            self.average.update(self.problem.w)
+        measurement, name = self._measure(w, clipped) if is_due else (None, "")
         if is_last:
             self.outcome = "completed" if step == config.num_steps else "target_loss"
         return Progress(step, config.num_steps, loss, lr, measurement, name)
 
     def finish(self) -> None:
         """Store what the run showed and how it ended."""
-        self.writer.write("verdict", **self.instrument.run_verdict(self.outcome == "diverged").to_dict())
+        if self.average is not None and self.average.w is not None:
+            self.writer.write("average", count=self.average.count, loss=self._loss_at(self.average.w))
+            save_arrays(self.writer.path, "average", {"w": self.average.w})
+        verdict = self.instrument.run_verdict(self.outcome == "diverged").to_dict()
+        clipping = {} if self.tally is None else {"clipping": self.tally.words}
+        self.writer.write("verdict", **verdict, **clipping)
         self.writer.write(
             "end",
             step=self.step,
@@ -103,7 +118,9 @@ class Session:
             "measuring_seconds": self.instrument.seconds,
             "w": self.problem.w,
             "buffers": dict(self.problem.model.named_buffers()),
-            "optimizer": {str(number): state for number, state in self.optimizer.state_dict()["state"].items()},
+            "optimizer": _plain_state(self.optimizer),
+            "clipping": None if self.tally is None else self.tally.to_dict(),
+            "average": None if self.average is None else vars(self.average),
             "batches": self.batches.state_dict(),
             "probe": self.instrument.probe.state_dict(),
             "generator": torch.get_rng_state(),
@@ -118,11 +135,40 @@ class Session:
             self.problem.w.copy_(state["w"])
             for name, buffer in self.problem.model.named_buffers():
                 buffer.copy_(state["buffers"][name])
-        optimizer = {int(number): part for number, part in state["optimizer"].items()}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
+        _load_plain_state(self.optimizer, state["optimizer"])
+        self.tally = None if state["clipping"] is None else ClipTally.from_dict(state["clipping"])
+        self.average = None if state["average"] is None else WeightAverage(**state["average"])
         self.batches.load_state_dict(state["batches"])
         self.instrument.probe.load_state_dict(state["probe"])
         torch.set_rng_state(state["generator"])
+
+    def _evaluate(self, batch: Batch) -> float:
+        """Leave the gradient of the step in the flat gradient, SAM's taken uphill; the loss where the weights are."""
+        sam = self.optimizer
+        if not isinstance(sam, SAM) or not sam.is_ascent_due:
+            return _gradient(self.problem, batch)
+        losses = []
+        for part in _parts(batch, sam.rule.micro_batches):
+            losses.append(_gradient(self.problem, part))
+            with sam.ascent():
+                _gradient(self.problem, part)
+        return sum(losses) / len(losses)
+
+    def _clip(self) -> Clipped | None:
+        if self.config.clipping is None or self.tally is None:
+            return None
+        clipped = self.config.clipping(self.problem.parameters)
+        self.tally.add(clipped)
+        return clipped
+
+    def _measure(self, w: Tensor | None, clipped: Clipped | None) -> tuple[Measurement, str]:
+        frozen = freeze(self.optimizer)
+        return self.instrument.measure(self.step, frozen if clipped is None else frozen.clipped(clipped), w)
+
+    def _loss_at(self, w: Tensor) -> float:
+        problem = self.problem
+        with weights_at(problem.parameters, w), torch.no_grad():
+            return problem.loss_fn(problem.model, problem.batch).item()
 
     def _set_learning_rate(self, step: int) -> float:
         lr = self.config.method.lr * self.config.schedule(step - 1)
@@ -133,6 +179,28 @@ class Session:
     def _is_diverged(self, loss: float) -> bool:
         self._first_loss = loss if self._first_loss is None else self._first_loss
         return not math.isfinite(loss) or abs(loss) > self.config.stop.divergence * max(abs(self._first_loss), 1.0)
+
+
+def _optimizer(config: RunConfig, problem: Problem) -> torch.optim.Optimizer:
+    """The configured method, on one flat parameter unless it needs shapes, with SAM around it if that is asked for."""
+    needs_shapes = config.method.preconditioner.needs_shapes
+    base = config.method.build(problem.parameters if needs_shapes else [problem.w])
+    return base if config.sam is None else config.sam.wrap(base, seed=config.seed, model=problem.model)
+
+
+def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state with text for keys; what its groups hold comes from the configuration."""
+    whole = {name: part for name, part in optimizer.state_dict().items() if name != "param_groups"}
+    return {**whole, "state": {str(number): state for number, state in whole["state"].items()}}
+
+
+def _load_plain_state(optimizer: torch.optim.Optimizer, plain: Mapping[str, Any]) -> None:
+    state = {int(number): part for number, part in plain["state"].items()}
+    optimizer.load_state_dict({**optimizer.state_dict(), **plain, "state": state})
+
+
+def _parts(batch: Batch, num_parts: int) -> Iterator[Batch]:
+    return zip(*(tensor.chunk(num_parts) for tensor in batch), strict=True)
 
 
 def _gradient(problem: Problem, batch: Batch) -> float:

@@ -1,0 +1,203 @@
+"""From text to a checked configuration: TOML files, `--set` paths, and errors that name the nearest known setting."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tightrope.errors import ConfigError, did_you_mean
+from tightrope.optim import RECIPES, AnyClipping, AnySchedule, Constant, Recipe, SharpnessAware
+from tightrope.problems import PROBLEMS
+
+from .config import MeasureConfig, RunConfig, StopConfig
+
+Kind = type[msgspec.Struct]
+
+
+def _by_name(union: Any) -> dict[str, Kind]:
+    return {str(kind.__struct_config__.tag): kind for kind in typing.get_args(union)}
+
+
+TABLES: dict[str, Kind] = {"measure": MeasureConfig, "stop": StopConfig, "sam": SharpnessAware}
+"""Tables that hold always the same settings."""
+NAMED_TABLES: dict[str, Mapping[str, Kind]] = {
+    "problem": PROBLEMS,
+    "method": RECIPES,
+    "schedule": _by_name(AnySchedule),
+    "clipping": _by_name(AnyClipping),
+}
+"""Tables whose `name` picks what else they hold; `--set method=adam` names them by it."""
+OPTIONAL = {"schedule", "clipping", "sam"}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A configuration file as a mapping.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: must be a readable TOML file; {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number or a nesting beyond all bounds
+        raise ConfigError(f"{path}: must be TOML; {error}.") from error
+
+
+def from_mapping(mapping: Mapping[str, Any]) -> RunConfig:
+    """A configuration from nested tables.
+
+    Raises:
+        ConfigError: a key is unknown (with the nearest known one), a value of the wrong type or out of range.
+    """
+    _check_names(mapping)
+    try:
+        return msgspec.convert(mapping, RunConfig)
+    except msgspec.ValidationError as error:
+        # msgspec wraps what a rule's own check raised; that message already says it all.
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
+        raise ConfigError(_explain(str(error), mapping)) from error
+
+
+def recipe_from(name: str, options: Mapping[str, Any]) -> Recipe:
+    """A method from its name and hyperparameters, numbers or their text; without an `lr` it is 1.
+
+    Raises:
+        ConfigError: as `from_mapping`.
+    """
+    table = {key: _value(value) if isinstance(value, str) else value for key, value in options.items()}
+    run = {"problem": {"name": "quadratic"}, "method": {"name": name, "lr": 1.0, **table}}
+    return from_mapping(run).method
+
+
+def override(mapping: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """The mapping with settings `path=value` put in; a bare key such as `lr` is looked for in every table.
+
+    Values are read as TOML where they are TOML, as text elsewhere.
+
+    Raises:
+        ConfigError: a setting is not `key=value`, or its key is in no table, or in several.
+    """
+    result: dict[str, Any] = msgspec.to_builtins(mapping)
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set: must be key=value; got '{setting}'. Example: --set lr=1e-4")
+        *tables, leaf = _full_path(key.strip(), result)
+        table = result
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {key}: {name} must be a table to set something in it; got {table!r}.")
+        value = _value(text.strip())
+        table[leaf] = _named(value, table.get(leaf)) if not tables and leaf in NAMED_TABLES else value
+    return result
+
+
+def _named(name: Any, former: Any) -> dict[str, Any]:
+    """`--set method=rmsprop` picks another method by name; learning rate and decay stay as they were set."""
+    settings = former if isinstance(former, Mapping) else {}
+    return {"name": name, **{key: settings[key] for key in ("lr", "weight_decay") if key in settings}}
+
+
+def known_paths(mapping: Mapping[str, Any]) -> list[str]:
+    """Every setting's dotted path, given what the mapping's tables name.
+
+    Raises:
+        ConfigError: the problem or another named table is not known.
+    """
+    paths = []
+    for field in msgspec.structs.fields(RunConfig):
+        table = _table_type(field.name, mapping)
+        if table is None:
+            paths.append(field.name)
+        else:
+            paths += [f"{field.name}.{name}" for name in _field_names(table)]
+    return paths
+
+
+def _table_type(name: str, mapping: Mapping[str, Any]) -> Kind | None:
+    """The Struct behind a table of the configuration, or None for a plain setting or an optional table left out."""
+    if name not in NAMED_TABLES:
+        return TABLES.get(name)
+    kinds, table = NAMED_TABLES[name], mapping.get(name, {})
+    kind = table.get("name") if isinstance(table, Mapping) else table
+    if kind is None and name in OPTIONAL:
+        return Constant if name == "schedule" else None
+    if kind is None:
+        raise ConfigError(f"{name}.name: must be given. Known: {', '.join(sorted(kinds))}.")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError(f"{name}.name: '{kind}' is not known. {did_you_mean(str(kind), kinds)}")
+    return kinds[kind]
+
+
+def _field_names(table: type[msgspec.Struct]) -> list[str]:
+    names = [field.name for field in msgspec.structs.fields(table)]
+    return ["name", *names] if table.__struct_config__.tag is not None else names
+
+
+def _check_names(mapping: Mapping[str, Any]) -> None:
+    """Raise at the first unknown key, with the nearest known one."""
+    tables = [field.name for field in msgspec.structs.fields(RunConfig)]
+    for key, value in mapping.items():
+        if key not in tables:
+            raise ConfigError(f"{key}: not a setting. {did_you_mean(key, tables)}")
+        table = _table_type(key, mapping)
+        if table is not None and isinstance(value, Mapping):
+            known = _field_names(table)
+            unknown = next((name for name in value if name not in known), None)
+            if unknown is not None:
+                raise ConfigError(f"{key}.{unknown}: not a setting. {did_you_mean(unknown, known)}")
+
+
+def _full_path(key: str, mapping: Mapping[str, Any]) -> list[str]:
+    """The dotted path a key of `--set` means: itself, or the one setting whose last part it is."""
+    paths = known_paths(mapping)
+    if key in paths or key in NAMED_TABLES:
+        return key.split(".")
+    # A short name means a table that is there: `every` is measure.every in a run without [sam].
+    present = [path for path in paths if path.split(".")[0] not in OPTIONAL - set(mapping)]
+    found = [path for path in present if path.endswith(f".{key}")] or [p for p in paths if p.endswith(f".{key}")]
+    if len(found) == 1:
+        return found[0].split(".")
+    if found:
+        raise ConfigError(f"--set {key}: could mean {' or '.join(found)}; write the one you mean.")
+    if _is_below_a_rule(key, paths):
+        return key.split(".")
+    leaves = [path.split(".")[-1] for path in paths]
+    raise ConfigError(f"--set {key}: not a setting. {did_you_mean(key, [*paths, *leaves])}")
+
+
+def _is_below_a_rule(key: str, paths: Iterable[str]) -> bool:
+    """Whether a key reaches into a rule of a custom method, such as method.momentum_rule.beta."""
+    return any(path.endswith("_rule") and key.startswith(f"{path}.") for path in paths)
+
+
+def _value(text: str) -> Any:
+    """The text read as TOML, and as it is where it is none; TOML has no `1.`, `.5` or `True`, people do."""
+    if re.fullmatch(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE):
+        return float(text)
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text
+
+
+def _explain(message: str, mapping: Mapping[str, Any]) -> str:
+    """msgspec's message with the setting first: 'method.lr: Expected `float`, got `str`'."""
+    text, _, where = message.partition(" - at `$")
+    path = where.rstrip("`").lstrip(".")
+    value: Any = mapping
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    got = f" (the value is {value!r})" if path and value is not None else ""
+    return f"{path}: {text}{got}." if path else f"configuration: {text}."
