@@ -70,7 +70,7 @@ def lost(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
 def stored_run():
     """The files of a small run that was made once."""
     with folder_with({"good.toml": PRECIOUS["good.toml"]}):
-        assert call(["run", "good.toml", "--out", "runs/old"]) == (0, "")
+        assert call(["run", "good.toml", "--set", "seed=3", "--out", "runs/old"]) == (0, "")  # no case has its settings
         return {name: Path(name).read_bytes() for name in ("runs/old/config.toml", "runs/old/events.jsonl")}
 
 
@@ -139,6 +139,23 @@ ONCE_ESCAPED = {
 @pytest.mark.parametrize("name", ONCE_ESCAPED)
 def test_what_once_escaped_is_answered_in_one_line(name, stored_run):
     check(ONCE_ESCAPED[name], stored_run, expected=2)
+
+
+@pytest.mark.parametrize("place", ["runs/old", "photos", "reports", "thesis.txt", "."])
+def test_a_run_is_not_put_where_something_is(place, stored_run):
+    check(Case(["run", "good.toml", "--out", place]), stored_run, expected=2)
+
+
+@pytest.mark.parametrize(
+    "place", ["runs/old/events.jsonl", "runs/old/config.toml", "photos/cat.jpg", "good.toml", "runs"]
+)
+def test_a_report_is_not_written_over_another_file(place, stored_run):
+    check(Case(["report", "runs/old", "-o", place]), stored_run, expected=2)
+
+
+def test_a_last_line_torn_in_the_middle_of_a_character_is_left_out(stored_run):
+    config, events = stored_run.values()
+    check(Case(["report", "runs/torn"], {TOML: config, EVENTS: events + b'{"type": "\xc3'}), stored_run, expected=0)
 
 
 @pytest.mark.slow

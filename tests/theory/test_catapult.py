@@ -65,6 +65,8 @@ def test_above_four_it_diverges():
     assert abs(path.f[-1]) > 1e70
     assert np.isfinite(path.f).all()
     assert len(path.f) < 20
+    assert catapult(f, lam, path.lr, num_steps=len(path.f)).is_diverged
+    assert not catapult(f, lam, path.lr, num_steps=len(path.f) - 1).is_diverged
 
 
 def test_a_path_as_long_as_asked_did_not_diverge():

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except TightropeError as error:
         code = _fail(str(error))
     except OSError as error:  # a path that cannot even be looked at
-        code = _fail(f"{error.strerror or error}: {error.filename}. Name another path.")
+        code = _fail(f"{error}. Name another path.")
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code if isinstance(code, int) else 0)
