@@ -29,8 +29,8 @@ class Cifar(ProblemConfig, frozen=True):
         num_test_examples: The first so many held-out images, as the problem's `test_batch`.
         path: The archive, or an .npz in its place; None for the one in the data folder.
     References:
-        Cohen et al. 2022 (arXiv 2207.14484), Appendix G.1; standardisation by channel as in Cohen et al. 2021
-        (arXiv 2103.00065), its appendix on experiments.
+        Cohen et al. 2022 (arXiv 2207.14484), Appendix G.1, which does not say how images are scaled. The code of
+        Cohen et al. 2021 (locuslab/edge-of-stability) standardises each pixel instead of each channel.
     """
 
     model: str = "fc"

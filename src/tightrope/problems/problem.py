@@ -128,6 +128,7 @@ class ProblemConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
         Raises:
             ConfigError: the data is empty, or a setting is out of its range.
+            DataError: a file it needs is missing, damaged or not what it should be.
         """
 
 
