@@ -232,6 +232,10 @@ def _say(record: RunRecord) -> None:
     }
     say(ends[record.outcome])
     say(record.verdict["words"])
+    if record.verdict.get("clipping"):
+        say(f"Clipped: {record.verdict['clipping']}.")
+    if record.average:
+        say(f"Average of {record.average['count']} restart ends: loss {record.average['loss']:.4g}.")
     say(f"Run: {record.path}")
 
 

@@ -92,6 +92,12 @@ def _build(config: RunConfig) -> Problem:
             f"batch_size: must be at most the {problem.num_examples} examples; got {config.batch_size}. "
             "Leave it out for full batch."
         )
+    size = config.batch_size or problem.num_examples
+    if config.sam is not None and size % config.sam.micro_batches:
+        raise ConfigError(
+            f"sam.micro_batches: must divide the {size} examples of a batch, so that their mean is the batch's; got "
+            f"{config.sam.micro_batches}. Set batch_size."
+        )
     return problem
 
 

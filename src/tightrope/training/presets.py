@@ -13,6 +13,7 @@ _CHEBYSHEV: dict[str, Any] = {
     "dtype": "float64",
     "measure": {"every": 100},
 }
+_CIFAR: dict[str, Any] = {"problem": {"name": "cifar10", "num_examples": 1000}, "measure": {"every": 50}}
 _ADAM: dict[str, Any] = {"name": "adam", "eps": 1e-7, "bias_correction": False}
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -42,6 +43,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "chebyshev-padam": {**_CHEBYSHEV, "method": {"name": "padam", "lr": 1e-2, "eps": 1e-7}},
     "chebyshev-nadam": {**_CHEBYSHEV, "method": {"name": "nadam", "lr": 1e-3, "eps": 1e-7}},
     "chebyshev-adafactor": {**_CHEBYSHEV, "method": {"name": "adafactor", "lr": 1e-3}},
+    "chebyshev-sam": {**_CHEBYSHEV, "method": {"name": "gd", "lr": 0.1}, "sam": {"rho": 0.05}},
+    "cifar10-fc-adam": {
+        **_CIFAR,
+        "num_steps": 600,
+        "method": {**_ADAM, "lr": 2e-4, "beta2": 0.99},
+    },
+    "cifar10-cnn-adam": {
+        **_CIFAR,
+        "problem": {"name": "cifar10", "model": "cnn", "num_examples": 100},
+        "num_steps": 300,
+        "method": {**_ADAM, "lr": 1e-4, "beta2": 0.99},
+    },
     "bowl": {
         "problem": {"name": "quadratic", "curvatures": [2.0, 2.0], "start": [1.0, 1.0]},
         "method": {"name": "gd", "lr": 0.1},
