@@ -133,7 +133,7 @@ def test_an_unknown_wrapper_is_refused_and_names_what_it_wraps(base):
 
 
 class Halving(TORCH.Optimizer):
-    """Momentum by halves, with a second moment: m <- (m + g) / 2, v <- 0.999 v + 0.001 g^2, w <- w - lr m / (3 sqrt v)."""
+    """m <- (m + g) / 2, v <- 0.999 v + 0.001 g^2, w <- w - lr m / (3 sqrt(v)), and either kind of decay."""
 
     def __init__(self, params, lr=0.1, coupled=0.0, decoupled=0.0):
         TORCH.Optimizer.__init__(self, params, {"lr": lr, "coupled": coupled, "decoupled": decoupled})
@@ -348,10 +348,9 @@ def test_adafactor_without_the_gradients_of_its_step_says_when_to_measure():
 
 
 LOADED = {
-    "Adam from SGD": (lambda p: TORCH.Adam(p), lambda p: TORCH.SGD(p, 0.1, 0.9)),
     "SGD from Adam": (lambda p: TORCH.SGD(p, 0.1), lambda p: TORCH.Adam(p)),
     "Adam from RMSprop": (lambda p: TORCH.Adam(p), lambda p: TORCH.RMSprop(p)),
-    "NAdam from Adam": (lambda p: TORCH.NAdam(p), lambda p: TORCH.Adam(p)),
+    "RMSprop from Adam": (lambda p: TORCH.RMSprop(p), lambda p: TORCH.Adam(p)),
     "Adafactor from AdamW": (lambda p: TORCH.Adafactor(p), lambda p: TORCH.AdamW(p)),
 }
 

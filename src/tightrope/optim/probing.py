@@ -26,6 +26,7 @@ from .specimen import Path, generators_kept
 from .trials import NOT_HELD, Bench, momentum_names
 
 RTOL = 1e-6  # a real step agrees with the linear one to this share of their terms
+SMALL = 1e-6
 LOUD = 3.0  # times the natural size of gradients: where clipping by size would show
 NOT_LINEAR = "with its second moment held, its step is not linear in the gradient, element by element"
 
@@ -215,20 +216,27 @@ def _identified(bench: Bench, scale: Tensor) -> LinearStep:
         names = " and ".join(str(bench.names[j][-1]) for j in sorted(seen))
         raise UnsupportedOptimizerError(f"its step depends on several memories of past gradients ({names})")
     memory = seen.pop() if seen else None
-    w = bench.specimen.weights()
+    w = bench.w
     unit_w = (noise() + 2) * (w.square().mean().sqrt() if bool(w.any()) else 1)
-    x1, dw = _held(bench.trial(x0, unit_w, zero))
+    # Decay that is part of the gradient may be more than the second moment can hold still: then ask at smaller weights.
+    outcome, coupling = bench.trial(x0, unit_w, zero), zero
+    if outcome is None:
+        unit_w = unit_w * SMALL
+        outcome = bench.trial(x0, unit_w, zero)
+        coupling = torch.where(E != 0, _held(outcome)[1] / unit_w / E, zero)
+    x1, dw = _held(outcome)
     G = dw / unit_w
     if memory is None:
         step = LinearStep(None, zero, zero, zero, E, G, zero)
     else:
         step = LinearStep(memory, A_all[memory], B_all[memory], C_all[memory], E, G, x1[memory] / unit_w)
-    some_w = unit_w * noise()
+    some_w = bench.w.abs() * noise() + (unit_w * noise() if not coupling.any() else zero)
     for size, at, is_tangent in ((0.3, w, False), (1.0, some_w, False), (0.5, some_w, True)):
         x = size * reach * torch.stack([noise() for _ in reach]) if len(reach) else x0
         g = size * scale * noise()
-        if is_tangent:  # methods for scale-invariant weights project only there
+        if is_tangent:  # only there do methods for scale-invariant weights project
             x, g = torch.stack([bench.tangent(row, at) for row in x]) if len(x) else x, bench.tangent(g, at)
+        g = g - coupling * at
         if not _agrees(step, x, at, g, _held(bench.trial(x, at, g))):
             raise UnsupportedOptimizerError(NOT_LINEAR)
     x, g = LOUD * reach, LOUD * scale
