@@ -132,9 +132,14 @@ def probe(optimizer: torch.optim.Optimizer) -> Probed | None:
     if refusal is not None and is_same and refusal.left > 0:
         refusal.left -= 1
         raise UnsupportedOptimizerError(refusal.reason)
+    if any(float(group.get("lr", 1.0)) == 0 for group in optimizer.param_groups):
+        raise UnsupportedOptimizerError("its learning rate is 0, so its steps say nothing: measure once it is above 0")
     try:
         with generators_kept():
             return _probe(optimizer)
+    except (AttributeError, LookupError, RuntimeError, ValueError) as error:
+        # Its copy is steered in ways its author did not think of; the user's loop must not pay for that.
+        raise UnsupportedOptimizerError(f"probing it failed with {type(error).__name__}: {error}") from error
     except UnsupportedOptimizerError as error:
         # What cannot be held in the first steps may be later; the rest stays as it is.
         again = 2 * refusal.wait if refusal is not None and is_same else 1.0
