@@ -122,7 +122,8 @@ def probe(optimizer: torch.optim.Optimizer) -> Probed | None:
             held; the message says which.
     Cost:
         Two copies in float64 and some 90 steps of them. What was found is kept as long as one walk along the edge
-        proves that it holds: later calls cost a copy and 6 to 9 steps. A refusal is kept until hyperparameters change.
+        proves that it holds: later calls cost a copy and 6 to 9 steps, each with some twenty passes over float64
+        copies beside it. A refusal is kept until hyperparameters change.
     """
     hyperparameters = repr(
         [[group.get(k) for k in optimizer.defaults if k != "lr"] for group in optimizer.param_groups]

@@ -198,7 +198,7 @@ class Bench:
                 if path[:2] != ("state", i):
                     continue
                 change = (after[path] - still[path]).abs()
-                has_moved = ~(change <= torch.maximum(1e-3 * target.abs(), (target - still[path]).abs()))
+                has_moved = ~(change <= torch.maximum(1e-3 * target.abs(), (target - still[path]).clamp(min=0)))
                 is_elementwise = target.numel() == self.specimen.params[i].numel()
                 moved[part] |= has_moved.reshape(-1) if is_elementwise else has_moved.any()
         return moved
