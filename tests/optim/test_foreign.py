@@ -133,7 +133,7 @@ def test_an_unknown_wrapper_is_refused_and_names_what_it_wraps(base):
 
 
 class Halving(TORCH.Optimizer):
-    """Momentum by halves: m <- (m + g) / 2, v <- 0.999 v + 0.001 g^2, w <- w - lr m / (3 sqrt v)."""
+    """m <- (m + g) / 2, v <- 0.999 v + 0.001 g^2, w <- w - lr m / (3 sqrt(v)), and either kind of decay."""
 
     def __init__(self, params, lr=0.1, coupled=0.0, decoupled=0.0):
         TORCH.Optimizer.__init__(self, params, {"lr": lr, "coupled": coupled, "decoupled": decoupled})
@@ -181,6 +181,22 @@ class Dropping(Halving):
         return step * (torch.rand_like(step) < 0.9)
 
 
+class Cautious(Halving):
+    """Only steps where average and gradient agree: linear in either of the two."""
+
+    def shape(self, step):
+        signs = [w.grad.sign() for w in self.param_groups[0]["params"] if w.shape == step.shape]
+        return step * (signs[0] * step >= 0)
+
+
+class Restless(Halving):
+    """Draws from every generator and uses nothing of it."""
+
+    def shape(self, step):
+        torch.rand(1), random.random(), np.random.rand()
+        return step
+
+
 class Climbing(Halving):
     def shape(self, step):
         return -step
@@ -221,6 +237,7 @@ def test_probing_gives_each_group_its_own_method():
         (Mixing, "not linear"),
         (Noisy, "does not flip"),
         (Dropping, "not linear"),
+        (Cautious, "not linear"),
         (Climbing, "does not go down the gradient"),
     ],
 )
@@ -238,9 +255,18 @@ def test_a_probed_optimizer_that_has_not_stepped_says_what_to_do():
     assert "call optimizer.step() once" in frozen.reason
 
 
+def test_a_learning_rate_of_zero_is_refused_until_it_is_positive():
+    ws = parameters()
+    optimizer = warmed(Halving(ws), ws)
+    optimizer.param_groups[0]["lr"] = 0.0
+    assert "its learning rate is 0" in freeze(optimizer).reason
+    optimizer.param_groups[0]["lr"] = 0.1
+    assert freeze(optimizer).status == "linear"
+
+
 def test_probing_leaves_no_trace():
     ws = parameters(torch.float32)
-    optimizer = warmed(Halving(ws), ws)
+    optimizer = warmed(Restless(ws), ws)
     calls = []
     optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
     optimizer.register_step_post_hook(lambda *_: calls.append("post"))
@@ -338,6 +364,16 @@ def test_a_subclass_with_steps_of_its_own_is_probed_not_read():
     assert "OwnSteps was probed" in frozen.reason
 
 
+def test_probing_calls_no_hook_even_where_a_step_calls_torchs_own():
+    ws = parameters()
+    optimizer = warmed(OwnSteps(ws), ws)
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+    freeze(optimizer)
+    assert calls == []
+
+
 def test_adafactor_without_the_gradients_of_its_step_says_when_to_measure():
     ws = parameters()
     optimizer = warmed(TORCH.Adafactor(ws), ws)
@@ -348,10 +384,9 @@ def test_adafactor_without_the_gradients_of_its_step_says_when_to_measure():
 
 
 LOADED = {
-    "Adam from SGD": (lambda p: TORCH.Adam(p), lambda p: TORCH.SGD(p, 0.1, 0.9)),
     "SGD from Adam": (lambda p: TORCH.SGD(p, 0.1), lambda p: TORCH.Adam(p)),
     "Adam from RMSprop": (lambda p: TORCH.Adam(p), lambda p: TORCH.RMSprop(p)),
-    "NAdam from Adam": (lambda p: TORCH.NAdam(p), lambda p: TORCH.Adam(p)),
+    "RMSprop from Adam": (lambda p: TORCH.RMSprop(p), lambda p: TORCH.Adam(p)),
     "Adafactor from AdamW": (lambda p: TORCH.Adafactor(p), lambda p: TORCH.AdamW(p)),
 }
 

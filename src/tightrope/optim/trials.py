@@ -87,11 +87,16 @@ class Bench:
     Args:
         optimizer: Left alone.
         names: Its momentum states.
+
+    Attributes:
+        held: What is held, by path.
+        size: Number of elements it moves.
+        w: (p,) the weights as they are.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, names: tuple[Path, ...]) -> None:
         self.specimen, self.names = Specimen(optimizer), names
-        self.size = self.specimen.size
+        self.size, self.w = self.specimen.size, self.specimen.weights()
         odd = {("state", i, *name) for i in self.specimen.active for name in names}
         self.held = {path: number for path, number in self.specimen.numbers().items() if path not in odd}
         if not any(path[0] == "state" for path in self.held):
@@ -109,12 +114,13 @@ class Bench:
         return self.zeros().expand(len(self.names), -1).clone()
 
     def tangent(self, vector: Tensor, w: Tensor) -> Tensor:
-        """(p,) a vector without its share along w, in every row of every parameter."""
+        """(p,) a vector with a ten thousandth of its share along w, in every row of every parameter."""
         parts = []
         for i, part in self.specimen.slices.items():
             rows = self.specimen.params[i].shape[0] if self.specimen.params[i].ndim > 1 else 1
             v, along = vector[part].view(rows, -1), w[part].view(rows, -1)
-            parts.append((v - along * ((v * along).sum(1) / along.square().sum(1))[:, None]).reshape(-1))
+            share = (v * along).sum(1) / along.square().sum(1).clamp(min=TINY)
+            parts.append((v - (1 - 1e-4) * along * share[:, None]).reshape(-1))
         return torch.cat(parts)
 
     def trial(self, x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -192,7 +198,7 @@ class Bench:
                 if path[:2] != ("state", i):
                     continue
                 change = (after[path] - still[path]).abs()
-                has_moved = ~(change <= torch.maximum(1e-3 * target.abs(), (target - still[path]).abs()))
+                has_moved = ~(change <= torch.maximum(1e-3 * target.abs(), (target - still[path]).clamp(min=0)))
                 is_elementwise = target.numel() == self.specimen.params[i].numel()
                 moved[part] |= has_moved.reshape(-1) if is_elementwise else has_moved.any()
         return moved
