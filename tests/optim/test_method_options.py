@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.reference import methods
-from tightrope.errors import ConfigError
+from tightrope import optim
+from tightrope.errors import ConfigError, ShapeError
 from tightrope.optim import (
     RECIPES,
     Adagrad,
@@ -247,3 +248,74 @@ def test_a_start_at_the_gradient_can_stand_in_for_the_correction_of_nu():
     w.grad = torch.full_like(w, -3.0)
     optimizer.step()
     assert w.item() == pytest.approx(1.0)
+
+
+# What must not be loaded or optimized
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda w: torch.optim.Adam([w]), "needs a MomentumRule as momentum of group 0; got None"),
+        (lambda w: torch.optim.SGD([w], momentum=0.9), "needs a MomentumRule as momentum of group 0; got 0.9"),
+        (lambda w: torch.optim.Adagrad([w]), "needs a MomentumRule as momentum of group 0; got None"),
+    ],
+)
+def test_the_state_of_another_method_is_refused_and_nothing_is_changed(make, message):
+    w = torch.nn.Parameter(torch.ones(3))
+    ours, other = optim.Adam([w], lr=0.1), make(w)
+    w.grad = torch.ones(3)
+    ours.step()
+    other.step()
+    before = ours.state_dict()
+    with pytest.raises(ConfigError, match=message):
+        ours.load_state_dict(other.state_dict())
+    assert ours.param_groups[0]["lr"] == 0.1
+    assert ours.state[w]["step"] == 1
+    ours.load_state_dict(before)
+
+
+def test_state_that_does_not_go_with_its_rules_is_refused():
+    w = torch.nn.Parameter(torch.ones(3))
+    ours, other = optim.Adam([w], lr=0.1), optim.RMSprop([w])
+    w.grad = torch.ones(3)
+    ours.step()
+    other.step()
+    mixed = {**ours.state_dict(), "state": other.state_dict()["state"]}
+    with pytest.raises(ConfigError, match=r"needs m, nu, preconditioner_step, step of a parameter; got nu, prec"):
+        ours.load_state_dict(mixed)
+
+
+def test_state_of_another_shape_is_refused():
+    w, v = (torch.nn.Parameter(torch.ones(size)) for size in (3, 4))
+    ours, other = optim.Adam([w], lr=0.1), optim.Adam([v], lr=0.1)
+    v.grad = torch.ones(4)
+    other.step()
+    with pytest.raises(ConfigError, match=r"needs (m|nu) of shape \(3,\); got \(4,\)"):
+        ours.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_parameters_must_be_real_floating_numbers(dtype):
+    with pytest.raises(ShapeError, match=f"must be real floating numbers; got one of {dtype}"):
+        optim.Adam([torch.ones(2, dtype=dtype)])
+
+
+def test_a_parameter_given_twice_is_refused():
+    w = torch.nn.Parameter(torch.ones(3))
+    with pytest.raises(ShapeError, match="must be distinct"):
+        optim.Adam([w, w])
+
+
+def test_parameters_may_be_a_generator_a_tensor_named_or_groups():
+    model = torch.nn.Linear(2, 2)
+    w = torch.nn.Parameter(torch.ones(3))
+    for params in (
+        model.parameters(),
+        [w],
+        model.named_parameters(),
+        [{"params": model.parameters()}],
+        [{"params": w}],
+    ):
+        optimizer = optim.Adam(params)
+        assert all(isinstance(each, torch.nn.Parameter) for each in optimizer.param_groups[0]["params"])

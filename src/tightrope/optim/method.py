@@ -64,12 +64,22 @@ class GradientMethod(torch.optim.Optimizer):
         Raises:
             ConfigError, ShapeError: as for the optimizer; the group is not added.
         """
+        _check_parameters(param_group)
         torch.optim.Optimizer.add_param_group(self, param_group)
         try:
             _check_group(self.param_groups[-1])
         except TightropeError:
             self.param_groups.pop()
             raise
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the `state_dict` of any GradientMethod over the same parameters; its rules come along.
+
+        Raises:
+            ConfigError: it is of another optimizer or of other parameters; nothing is changed.
+        """
+        _check_loadable(self, state_dict)
+        torch.optim.Optimizer.load_state_dict(self, state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -169,6 +179,57 @@ def _fresh(group: dict[str, Any], w: Tensor) -> State:
     before = itertools.takewhile(lambda other: other is not w, group["params"])
     rule: PreconditionerRule = group["preconditioner"]
     return rule.init(w, sum(other.numel() for other in before))
+
+
+def _check_parameters(param_group: dict[str, Any]) -> None:
+    """Raise unless what is to be optimized are distinct tensors of real floating numbers; torch checks the rest."""
+    given = param_group.get("params", ())
+    params = [given] if isinstance(given, Tensor) else list(given) if not isinstance(given, set) else []
+    # What torch calls named parameters are pairs.
+    tensors = [w[1] if isinstance(w, tuple) else w for w in params]
+    param_group["params"] = given if isinstance(given, Tensor | set) else params
+    wrong = next((w for w in tensors if isinstance(w, Tensor) and not w.is_floating_point()), None)
+    if wrong is not None:
+        raise ShapeError(
+            f"GradientMethod: parameters must be real floating numbers; got one of {wrong.dtype}. Leave it out, or "
+            "give a complex one as torch.view_as_real(w)."
+        )
+    if len({id(w) for w in tensors}) < len(tensors):
+        raise ShapeError("GradientMethod: parameters must be distinct; got one twice in a group. Pass each once.")
+
+
+def _check_loadable(optimizer: GradientMethod, state_dict: dict[str, Any]) -> None:
+    """Raise where a state_dict, which brings its rules along, is none of a GradientMethod over these parameters."""
+    for number, (group, loaded) in enumerate(zip(optimizer.param_groups, state_dict["param_groups"], strict=False)):
+        kinds = {"momentum": MomentumRule, "preconditioner": PreconditionerRule}
+        for name, kind in kinds.items():
+            if not isinstance(loaded.get(name), kind):
+                raise ConfigError(
+                    f"GradientMethod: load_state_dict needs a {kind.__name__} as {name} of group {number}; got "
+                    f"{loaded.get(name)!r}. {_LOADABLE}"
+                )
+        for w, key in zip(group["params"], loaded["params"], strict=False):
+            _check_loadable_state(loaded, w, state_dict["state"].get(key, {}))
+
+
+def _check_loadable_state(group: dict[str, Any], w: Tensor, state: dict[str, Any]) -> None:
+    fresh: State = group["preconditioner"].init(w, 0)
+    names = {"step", "preconditioner_step", *fresh, *(["m"] if group["momentum"].needs_state else [])}
+    if state and set(state) != names:
+        raise ConfigError(
+            f"GradientMethod: load_state_dict needs {', '.join(sorted(names))} of a parameter; got "
+            f"{', '.join(sorted(map(str, state)))}. {_LOADABLE}"
+        )
+    shapes = {"m": w.shape, **{name: part.shape for name, part in fresh.items()}}
+    for name in shapes.keys() & state.keys():
+        if state[name].shape != shapes[name]:
+            raise ConfigError(
+                f"GradientMethod: load_state_dict needs {name} of shape {tuple(shapes[name])}; got "
+                f"{tuple(state[name].shape)}. {_LOADABLE}"
+            )
+
+
+_LOADABLE = "Load what such a method saved over the same parameters."
 
 
 def _check_group(group: dict[str, Any]) -> None:
