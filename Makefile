@@ -12,7 +12,7 @@ demo: $(STAMP)  ## train a network on real digits to its edge of stability and w
 test: $(STAMP)  ## the everyday suite
 	@$(BIN)/python -m pytest
 
-slow: $(STAMP)  ## the everyday suite and what takes minutes
+slow: $(VENV)/.installed-all  ## the everyday suite and what takes minutes, with every integration installed
 	@$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: $(STAMP)  ## style and types
@@ -37,6 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev]"
 	@touch $(STAMP)
+
+$(VENV)/.installed-all: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev,lightning,accelerate]"
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

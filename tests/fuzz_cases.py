@@ -156,7 +156,7 @@ PLAUSIBLE = {
     "problem": ["quadratic", "chebyshev", "cifar"],
     "problem.curvatures": ["[1, 2]", "[-1, -2]", "[0, 0]", "[1e300, 1]", "[nan, 1]", "[]", "[1]", '["a", "b"]'],
     "problem.start": ["[0, 0]", "[1e39, 1]", "[1e300, 1]", "[inf, 1]", "7"],
-    "schedule": ["constant", "cosine", "linear"],
+    "schedule": ["constant", "cosine", "linear", "warm_restarts", '{name = "warm_restarts", period = 1}'],
     "schedule.name": ["inverse_square_root", "warmup"],
     "every": ["0", "1", "-1", "1e2", "9223372036854775808"],
     "measure": ["3", "{every = 1}"],
@@ -167,6 +167,13 @@ PLAUSIBLE = {
     "seed": ["1", "-1", "4611686018427387904", "9223372036854775807"],
     "dtype": ["float64", "float32", "float16", "32"],
     "batch_size": ["1", "2", "0", "99999999999999999999"],
+    "rho": ["0.1", "0", "-1", "1e39", "nan", "[]"],
+    "sam": ["3", "{}", "{rho = 0.1, every = 2}", "{micro_batches = 3}", "{rho = 1e300}"],
+    "sam.sparsity": ["0.5", "1", "nan"],
+    "clipping": ["global_norm", "value", "unit", "norm", "3", '{name = "value", limit = 1e-300}'],
+    "max_norm": ["1", "0", "inf", "1e39"],
+    "average_restarts": ["true", "1", "maybe"],
+    "checkpoint_seconds": ["0", "1e300", "-1", "nan", "x"],
     "stop.loss": ["10", "nan", "-inf"],
     "stop.divergence": ["1.5", "1", "inf", "nan"],
     "num_steps": ["1", "2", "0", "-1", "1.5", "1e1", "nan", "x", "", "[1]", "true", "9" * 5000],
@@ -231,8 +238,11 @@ command_lines = st.one_of(
     lines("run", whats, 1, outs.map(lambda out: ["--out", out[1]]), settings, st.just(["--report"])),
     lines("report", st.one_of(st.just("runs/old"), st.just("runs/old"), paths), 2, outs),
     lines("runs", st.one_of(st.just("runs"), paths), 1, st.just(["--json"])),
+    lines("compare", st.one_of(st.just("runs/old"), st.just("runs"), paths), 3, st.just(["--json"])),
+    lines("resume", st.one_of(st.just("runs/old"), paths), 1, st.just(["--anyway"]), st.just(["--report"])),
+    lines("fetch", words.filter(lambda word: not word.startswith("cifar")), 1, st.just(["--help"])),
     lines("threshold", st.one_of(*[st.sampled_from(sorted(RECIPES))] * 3, words), 1, decays),
-    st.lists(st.one_of(st.sampled_from(["run", "report", "runs", "threshold"]), words, paths), max_size=4),
+    st.lists(st.one_of(st.sampled_from(["run", "report", "runs", "threshold", "compare"]), words, paths), max_size=4),
 )
 
 # Run directories
@@ -284,7 +294,34 @@ readers = st.one_of(
             ["runs"],
             ["runs", "--json"],
             ["runs", "runs/torn"],
+            ["compare", "runs/torn", "runs/old"],
+            ["compare", "runs", "--json"],
+            ["resume", "runs/torn"],
         ]
     ),
     st.just(["run", "runs/torn/config.toml", "--set", "num_steps=2"]),
+)
+
+
+# Runs that were killed, and resumed
+
+
+@st.composite
+def damaged_checkpoints(draw: st.DrawFn, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Files of a killed run with some of them cut, overwritten in places, lengthened or missing."""
+    damaged = dict(files)
+    for name in draw(st.lists(st.sampled_from(sorted(files)), max_size=2)):
+        content = files[name]
+        at = draw(st.integers(0, len(content)))
+        damaged[name] = draw(
+            st.sampled_from(
+                [content[:at], content[:at] + b"\0\xff{" + content[at + 3 :], content + b'{"type": "st', b""]
+            )
+        )
+    missing = draw(st.sampled_from([*[None] * 4, *files]))
+    return {name: content for name, content in damaged.items() if name != missing}
+
+
+resumptions = st.builds(
+    lambda more: ["resume", "runs/killed", *more], st.sampled_from([[], ["--anyway"], ["--report"]])
 )

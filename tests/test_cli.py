@@ -113,6 +113,13 @@ def test_runs_without_any_says_so(tightrope, tmp_path):
         (["adamw", "--lr", "1e-3", "--weight-decay", "0.1"], ["threshold  37998.1 "]),
         (["adam", "--lr", "1", "--weight-decay", "0.5"], ["threshold  38 ", "P^-1 (H + wd I)", "grows 1.7721 times"]),
         (["rmsprop", "--lr", "0.01"], ["sqrt(nu) + eps", "threshold  200 "]),
+        (["nadam", "--lr", "1", "--momentum-decay", "4e-3"], ["threshold  13.5714 "]),
+        (["nadam", "--lr", "1", "--momentum-decay", "4e-3", "--step", "10"], ["threshold  3.48"]),
+        (
+            ["gd", "--lr", "0.1", "--rho", "0.05", "--grad-norm", "0.1"],
+            ["threshold  20 ", "lambda_1(P^-1 (H + (0.05/||g||) H^2))", "lambda_1(H) = 5.40312 where ||g|| = 0.1"],
+        ),
+        (["adam", "--rho", "0.05", "--grad-norm", "0.1"], ["no condition on lambda_1(H) alone"]),
     ],
 )
 def test_threshold_prints_the_formula_the_gain_the_threshold_and_the_growth(tightrope, arguments, expected):
@@ -137,6 +144,9 @@ def test_threshold_prints_the_formula_the_gain_the_threshold_and_the_growth(tigh
         (["threshold", "adam", "--lr", "0"], "must be positive"),
         (["threshold", "adamw", "--lr", "1", "--weight-decay", "3"], "must be below 2"),
         (["threshold"], "requires an argument"),
+        (["threshold", "gd", "--rho", "-1"], "rho must be finite and at least 0; got -1.0"),
+        (["threshold", "gd", "--rho", "1", "--grad-norm", "0"], "grad_norm must be positive"),
+        (["threshold", "gd", "--step", "0"], "step must be at least 1; got 0"),
         (["report"], "name at least one run directory"),
         (["report", "nowhere"], "must be a run directory"),
         (["runs", "nowhere"], "must be a folder"),

@@ -13,9 +13,19 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz_cases import CONFIG, Case, command_lines, damaged_runs, mutated_configs, readers, some_settings
+from tests.fuzz_cases import (
+    CONFIG,
+    Case,
+    command_lines,
+    damaged_checkpoints,
+    damaged_runs,
+    mutated_configs,
+    readers,
+    resumptions,
+    some_settings,
+)
 from tightrope.cli import main
-from tightrope.training import PRESETS
+from tightrope.training import PRESETS, from_mapping, run
 
 EXIT_CODES = {0, 2, 3, 4, 5, 130}
 DOCTYPE = b"<!doctype html>"
@@ -58,12 +68,25 @@ def snapshot() -> dict[str, bytes]:
 
 
 def lost(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
-    """Files that are gone or differ; a report may be replaced by another."""
+    """Files that are gone or differ; a report may be replaced by another, a resumed run goes on."""
     return [
         name
         for name, content in before.items()
-        if after.get(name) != content and not (content.startswith(DOCTYPE) and after.get(name, b"").startswith(DOCTYPE))
+        if after.get(name) != content
+        and not (content.startswith(DOCTYPE) and after.get(name, b"").startswith(DOCTYPE))
+        and not goes_on(name, content, after)
     ]
+
+
+def goes_on(name: str, content: bytes, after: dict[str, bytes]) -> bool:
+    """Whether a file of a resumed run is its successor: every byte of its events is there, or set aside."""
+    if name.endswith("/checkpoint/state.safetensors"):
+        return name in after
+    if not name.endswith("/events.jsonl"):
+        return False
+    aside = after.get(name.replace("events.jsonl", "events.discarded.jsonl"), b"")
+    starts = [0, *(at + 1 for at, byte in enumerate(content) if byte == ord("\n"))]
+    return any(after[name].startswith(content[:at]) and content[at:] in aside for at in starts)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +95,31 @@ def stored_run():
     with folder_with({"good.toml": PRECIOUS["good.toml"]}):
         assert call(["run", "good.toml", "--set", "seed=3", "--out", "runs/old"]) == (0, "")  # no case has its settings
         return {name: Path(name).read_bytes() for name in ("runs/old/config.toml", "runs/old/events.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def killed_run():
+    """The files of a run that was killed after its third step, its checkpoint being that of the first."""
+
+    class Killed(BaseException):
+        pass
+
+    def observe(progress):
+        here = {str(path): path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+        files.update(here if progress.step == 1 else {EVENTS: here[EVENTS]})
+        if progress.step == 3:
+            raise Killed
+
+    files: dict[str, bytes] = {}
+    EVENTS = "runs/killed/events.jsonl"
+    config = from_mapping({**CONFIG, "checkpoint_seconds": 0})
+    with folder_with({}), pytest.raises(Killed):
+        run(config, out="runs/killed", observe=observe)
+    return files
+
+
+def test_a_killed_run_that_is_whole_is_resumed(stored_run, killed_run):
+    check(Case(["resume", "runs/killed"], killed_run), stored_run, expected=0)
 
 
 def check(case: Case, stored_run: dict[str, bytes], expected: int | None = None) -> None:
@@ -88,7 +136,7 @@ def check(case: Case, stored_run: dict[str, bytes], expected: int | None = None)
         assert after.keys() == before.keys()
 
 
-def cases(kind: str, stored_run: dict[str, bytes]) -> st.SearchStrategy:
+def cases(kind: str, stored_run: dict[str, bytes], killed_run: dict[str, bytes]) -> st.SearchStrategy:
     return {
         "configurations": st.builds(
             lambda config, arguments: Case(["run", "odd.toml", *arguments], {"odd.toml": config}),
@@ -100,17 +148,18 @@ def cases(kind: str, stored_run: dict[str, bytes]) -> st.SearchStrategy:
         ),
         "command lines": st.builds(Case, command_lines),
         "damaged runs": st.builds(Case, readers, damaged_runs(*stored_run.values())),
+        "killed runs": st.builds(Case, resumptions, damaged_checkpoints(killed_run)),
     }[kind]
 
 
-KINDS = ("configurations", "settings", "command lines", "damaged runs")
+KINDS = ("configurations", "settings", "command lines", "damaged runs", "killed runs")
 unhurried = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_escapes_and_nothing_is_lost(kind, stored_run):
+def test_nothing_escapes_and_nothing_is_lost(kind, stored_run, killed_run):
     settings(unhurried, max_examples=40, derandomize=True)(
-        given(cases(kind, stored_run))(lambda case: check(case, stored_run))
+        given(cases(kind, stored_run, killed_run))(lambda case: check(case, stored_run))
     )()
 
 
@@ -160,7 +209,7 @@ def test_a_last_line_torn_in_the_middle_of_a_character_is_left_out(stored_run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_escapes_and_nothing_is_lost_in_a_thousand_cases(kind, stored_run):
+def test_nothing_escapes_and_nothing_is_lost_in_a_thousand_cases(kind, stored_run, killed_run):
     settings(unhurried, max_examples=250, print_blob=True)(
-        given(cases(kind, stored_run))(lambda case: check(case, stored_run))
+        given(cases(kind, stored_run, killed_run))(lambda case: check(case, stored_run))
     )()

@@ -296,6 +296,13 @@ def test_a_truncated_checkpoint_is_refused(killed):
     refuses(killed, "checkpoint: .* must be whole")
 
 
+def test_a_checkpoint_with_one_bit_flipped_is_refused(killed):
+    whole = bytearray((killed / CHECKPOINT).read_bytes())
+    whole[-3] ^= 1
+    (killed / CHECKPOINT).write_bytes(whole)
+    refuses(killed, "must be whole; its digest does not match")
+
+
 def test_a_missing_checkpoint_is_refused_once_steps_were_stored(killed):
     (killed / CHECKPOINT).unlink()
     refuses(killed, "must have a checkpoint")

@@ -169,28 +169,24 @@ def compare(*paths: Path, as_json: Annotated[bool, Parameter(name="--json", nega
 
 
 @app.command
-def threshold(method: str, /, **options: str) -> None:
+def threshold(
+    method: str, /, *, step: int | None = None, rho: float = 0.0, grad_norm: float | None = None, **options: str
+) -> None:
     """Print the stability threshold of a method: P, F(-1), the threshold, and the growth just beyond it.
 
     Args:
         method: Its name, such as gd, heavyball, nesterov, rmsprop, adam, adamw.
+        step: Of a method whose momentum changes with the step; the threshold it tends to where it is left out.
+        rho: Length of SAM's ascent; 0 for none.
+        grad_norm: Norm of the gradient that ascends, for SAM over a method without preconditioner.
         options: Its hyperparameters, such as --lr 1e-3 --beta1 0.9.
     """
-    from tightrope.stability import growth_at_ratio
     from tightrope.training import recipe_from
 
+    from .thresholds import describe_threshold
+
     recipe = recipe_from(method, {key.replace("-", "_"): value for key, value in options.items()})
-    momentum, lr, decay = recipe.momentum, recipe.lr, recipe.decoupled_decay
-    operator = "P^-1 H" if recipe.is_decay_decoupled or not recipe.weight_decay else "P^-1 (H + wd I)"
-    formula = "(2 - lr wd) / (lr F(-1))" if decay else "2 / (lr F(-1))"
-    for name, value in (
-        ("method", recipe.label),
-        ("P", recipe.formula),
-        ("F(-1)", f"{momentum.alternating_gain:.6g}"),
-        ("threshold", f"{recipe.stability_threshold():.6g}   on lambda_1({operator}): {formula}"),
-        ("in 1/lr", f"{recipe.stability_threshold() * lr:.6g} / lr"),
-        ("at 1.1x", f"grows {growth_at_ratio(momentum, lr, 1.1, decay):.4f} times a step"),
-    ):
+    for name, value in list(describe_threshold(recipe, step, rho, grad_norm)):
         say(f"{name:<10} {value}")
 
 

@@ -5,6 +5,7 @@ Tensors are stored as safetensors, everything else as JSON in the same file's he
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from tightrope.errors import StoreError
@@ -33,8 +35,9 @@ def save(run: Path, state: Mapping[str, Any]) -> None:
         One copy of the tensors in memory, and the disk's time to take them.
     """
     tensors: dict[str, Tensor] = {}
-    rest = _split(state, "", tensors)
-    content = safetensors.torch.save(tensors, {"version": VERSION, "state": json.dumps(rest)})
+    rest = json.dumps(_split(state, "", tensors))
+    header = {"version": VERSION, "state": rest, "digest": _digest(rest, tensors)}
+    content = safetensors.torch.save(tensors, header)
     _write(run, run / CHECKPOINT, content)
 
 
@@ -61,7 +64,8 @@ def load(run: Path) -> State | None:
             header = file.metadata() or {}
             # A copy: what the file maps into memory need not be aligned as the tensors of a running process are.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
-        version, rest = header.get("version"), json.loads(header.get("state", "null"))
+        version, text = header.get("version"), header.get("state", "null")
+        rest = json.loads(text)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise StoreError(
             f"checkpoint: {path} must be whole; {error}. Put it back, or run anew: tightrope run {run / CONFIG}"
@@ -70,6 +74,11 @@ def load(run: Path) -> State | None:
         raise StoreError(
             f"checkpoint: {path} must be of version {VERSION}; got {version}. Resume with the tightrope that wrote "
             f"it, or run anew: tightrope run {run / CONFIG}"
+        )
+    if header.get("digest") != _digest(text, tensors):
+        raise StoreError(
+            f"checkpoint: {path} must be whole; its digest does not match, so bytes were changed. Put it back, or run "
+            f"anew: tightrope run {run / CONFIG}"
         )
     for name, tensor in tensors.items():
         _put(rest, name.split("/"), tensor)
@@ -85,6 +94,15 @@ def _write(run: Path, path: Path, content: bytes) -> None:
             f"checkpoint: {path} must be writable; {error.strerror or error}. What was there before stays: make room, "
             f"then `tightrope resume {run}`."
         ) from error
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of everything a checkpoint holds: the file format has none of its own, and a flipped bit would go unseen."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _split(state: Mapping[str, Any], prefix: str, tensors: dict[str, Tensor]) -> State:

@@ -1,0 +1,48 @@
+"""A method's stability threshold line by line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from tightrope.errors import check_number
+from tightrope.optim import Identity, Recipe, sam_threshold
+from tightrope.stability import growth_at_ratio
+
+
+def describe_threshold(
+    recipe: Recipe, step: int | None, rho: float, grad_norm: float | None
+) -> Iterator[tuple[str, str]]:
+    """Name and value of each line.
+
+    Raises:
+        ConfigError: the step, rho or the norm is out of its range.
+    """
+    check_number("threshold: step", 1 if step is None else step, lambda t: t >= 1, "be at least 1")
+    check_number("threshold: rho", rho, lambda rho: 0 <= rho < math.inf, "be finite and at least 0")
+    momentum = recipe.momentum_rule.at(math.inf if step is None else step)
+    lr, decay = recipe.lr, recipe.decoupled_decay
+    value = momentum.stability_threshold(lr, decay)
+    formula = "(2 - lr wd) / (lr F(-1))" if decay else "2 / (lr F(-1))"
+    yield "method", recipe.label
+    yield "P", recipe.formula
+    yield "F(-1)", f"{momentum.alternating_gain:.6g}"
+    yield "threshold", f"{value:.6g}   on {_operator(recipe, rho)}: {formula}"
+    yield "in 1/lr", f"{value * lr:.6g} / lr"
+    yield "at 1.1x", f"grows {growth_at_ratio(momentum, lr, 1.1, decay):.4f} times a step"
+    if rho and grad_norm is not None:
+        yield "SAM", _sam_edge(recipe, value, rho, grad_norm)
+
+
+def _operator(recipe: Recipe, rho: float) -> str:
+    H = f"H + ({rho:g}/||g||) H^2" if rho else "H"
+    shifted = recipe.weight_decay > 0 and not recipe.is_decay_decoupled
+    whole = f"({H} + wd I)" if shifted else f"({H})" if rho else H
+    return f"lambda_1(P^-1 {whole})"
+
+
+def _sam_edge(recipe: Recipe, value: float, rho: float, grad_norm: float) -> str:
+    if not isinstance(recipe.preconditioner, Identity):
+        return "no condition on lambda_1(H) alone: P does not commute with H"
+    decay = 0.0 if recipe.is_decay_decoupled else recipe.weight_decay
+    return f"lambda_1(H) = {sam_threshold(value - decay, rho, grad_norm):.6g} where ||g|| = {grad_norm:g}"
