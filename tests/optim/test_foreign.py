@@ -1,6 +1,7 @@
 """What freeze does with optimizers it does not own: wrapped, registered, probed, loaded wrongly; held at the edge."""
 
 import copy
+import importlib.util
 import random
 
 import numpy as np
@@ -481,3 +482,9 @@ def test_sparse_gradients_of_an_adaptive_method_are_refused():
 def test_what_is_no_optimizer_is_refused():
     with pytest.raises(UnsupportedOptimizerError, match="needs a torch optimizer; got int"):
         freeze(3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["accelerate", "lightning"])
+def test_the_slow_suite_has_every_integration_installed(name):
+    assert importlib.util.find_spec(name), f"{name} is missing: `make slow` installs it"

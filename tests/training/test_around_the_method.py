@@ -273,3 +273,16 @@ def test_clipping_is_told_at_the_end_of_a_command(tmp_path, capsys, monkeypatch)
     assert "Clipped: clipping acted on" in capsys.readouterr().out
     events = [json.loads(line) for line in (tmp_path / "run" / EVENTS).read_text().splitlines()]
     assert "clipping" in next(event for event in events if event["type"] == "verdict")
+
+
+def test_a_report_tells_what_stood_around_the_method(tmp_path):
+    from tightrope.views import comparison, write_report
+
+    config = chebyshev(clipping=GlobalNormClip(0.05), schedule=WarmRestarts(period=4), average_restarts=True)
+    kill_at(config, tmp_path / "run", 13)
+    record = resume(tmp_path / "run")
+    page = write_report([record], tmp_path / "report.html").read_text()
+    assert "Clipping acted on" in page
+    assert f"The average of {record.average['count']} restart ends has loss" in page
+    assert "The run was taken up again 1 time after a stop." in page
+    assert comparison([record])[0]["name"] == "gd + clipping"

@@ -27,6 +27,7 @@ class RunRecord:
         steps: Columns of the `step` events, each (num_steps,) float64; see `schema.STEP`.
         measurements: Columns of the `measurement` events, each (num_measurements,): floats of
             `schema.MEASUREMENT`, and what else the events hold as object arrays.
+        num_resumed: How often it was taken up again.
         average: The `average` event of a run that averaged weights, else empty.
         verdict: The `verdict` event of a run that ended, else empty.
         end: The `end` event, else empty.
@@ -37,6 +38,7 @@ class RunRecord:
     start: dict[str, Any] = field(default_factory=dict)
     steps: dict[str, np.ndarray] = field(default_factory=dict)
     measurements: dict[str, np.ndarray] = field(default_factory=dict)
+    num_resumed: int = 0
     average: dict[str, Any] = field(default_factory=dict)
     verdict: dict[str, Any] = field(default_factory=dict)
     end: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +68,7 @@ def read_run(path: str | Path) -> RunRecord:
         start=by_type.get("start", [{}])[-1],
         steps=_columns(by_type.get("step", []), STEP),
         measurements=_columns(by_type.get("measurement", []), MEASUREMENT),
+        num_resumed=len(by_type.get("resumed", [])),
         average=by_type.get("average", [{}])[-1],
         verdict=by_type.get("verdict", [{}])[-1],
         end=by_type.get("end", [{}])[-1],

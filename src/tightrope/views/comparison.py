@@ -9,7 +9,7 @@ import numpy as np
 
 from tightrope.store import RunRecord
 
-from .facts import as_float, labels
+from .facts import as_float, labels, part
 
 KNOWN = {
     "method": "method",
@@ -21,7 +21,7 @@ KNOWN = {
 
 SHOWN = {
     "run": "run",
-    "method": "method",
+    "name": "method",
     "lr": "lr",
     "edge": "edge",
     "steps": "steps",
@@ -43,8 +43,9 @@ def comparison(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
         {
             "run": label,
             "method": run.start.get("method"),
-            **{key: (run.start.get("traits") or {}).get(key) for key in ("step_size", "guarantee", "used_for")},
-            "lr": run.config.get("method", {}).get("lr"),
+            "name": _short_name(run.config),
+            **{key: part(run.start, "traits", key) for key in ("step_size", "guarantee", "used_for")},
+            "lr": part(run.config, "method", "lr"),
             "edge": _finite(run.start.get("threshold")),
             "steps": len(run.steps["step"]),
             "loss": _last(run.steps["loss"]),
@@ -54,6 +55,13 @@ def comparison(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
         }
         for label, run in zip(labels(runs), runs, strict=True)
     ]
+
+
+def _short_name(config: dict[str, Any]) -> str | None:
+    """The method as a configuration names it, with what stands around it."""
+    method = part(config, "method", "name")
+    around = [name for name in ("sam", "clipping") if config.get(name)]
+    return None if method is None else " + ".join([str(method), *around])
 
 
 def _finite(value: Any) -> float | None:

@@ -75,7 +75,7 @@ def settings(run: RunRecord) -> list[str]:
         _when(start.get("preconditioner"), "P = {}"),
         _threshold(start.get("threshold")),
         _rates(run.steps.get("lr")),
-        _when(_part(config, "problem", "name"), "problem: {}"),
+        _when(part(config, "problem", "name"), "problem: {}"),
         _amount(start.get("num_parameters"), "parameter"),
         _amount(start.get("num_examples"), "example"),
         "full batch" if config.get("batch_size") is None else f"batches of {number(config['batch_size'])}",
@@ -93,8 +93,9 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _part(config: dict[str, Any], *keys: str) -> Any:
-    value: Any = config
+def part(stored: dict[str, Any], *keys: str) -> Any:
+    """What lies at a path of nested tables; None where a key is missing or what it is in is no table."""
+    value: Any = stored
     for key in keys:
         value = _mapping(value).get(key)
     return value
@@ -154,6 +155,18 @@ def unfinished_business(run: RunRecord) -> Iterable[str]:
         )
         words = f"{times:,} of {plural(len(statuses), 'measurement')} ended with status “{status.replace('_', ' ')}”"
         yield f"{words}: {reason}" if reason else f"{words}."
+
+
+def surroundings(run: RunRecord) -> Iterable[str]:
+    """A sentence for each thing around the method: clipping, averaged weights, resumptions."""
+    clipping = run.verdict.get("clipping")
+    if isinstance(clipping, str) and clipping:
+        yield f"{clipping[0].upper()}{clipping[1:]}."
+    if run.average:
+        loss = number(run.average.get("loss"), 4)
+        yield f"The average of {number(run.average.get('count'))} restart ends has loss {loss}."
+    if run.num_resumed:
+        yield f"The run was taken up again {plural(run.num_resumed, 'time')} after a stop."
 
 
 def key_numbers(run: RunRecord) -> dict[str, str]:

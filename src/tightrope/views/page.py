@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from tightrope.store import RunRecord
 
-from .facts import column, key_numbers, labels, number, settings
+from .facts import column, key_numbers, labels, number, settings, surroundings
 from .figures import Panel
 from .palette import DARK, look
 
@@ -82,7 +82,7 @@ def _card(index: int, label: str, run: RunRecord, facts: Sequence[str]) -> str:
         f'<article class="card"><h2>{_swatch(index)}{html.escape(label)}</h2>'
         f'<p class="words">{html.escape(words)}</p>'
         f'<p class="badges">{_badge(name)}{_badge(run.outcome)}</p>'
-        f"{_latest(run)}{_facts(facts)}</article>"
+        f"{_latest(run)}{_surroundings(run)}{_facts(facts)}</article>"
     )
 
 
@@ -105,6 +105,11 @@ def _latest(run: RunRecord) -> str:
         return ""
     step, words = number(run.measurements["step"][-1]), str(column(run, "words")[-1] or "")
     return f'<p class="latest">Last measurement, step {step}: {html.escape(words)}</p>'
+
+
+def _surroundings(run: RunRecord) -> str:
+    words = " ".join(surroundings(run))
+    return f'<p class="latest">{html.escape(words)}</p>' if words else ""
 
 
 def _badge(name: str) -> str:
