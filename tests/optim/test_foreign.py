@@ -11,7 +11,7 @@ import torch
 from tests.reference.held import flat, growth, parameters, warmed
 from tightrope.errors import ConfigError, UnsupportedOptimizerError
 from tightrope.optim import Momentum, Reading, freeze, heavy_ball, register_reader
-from tightrope.optim.readers import READERS
+from tightrope.optim.freezing.readers import READERS
 
 TORCH = torch.optim
 LONG = {"betas": (0.9, 0.9999)}

@@ -247,7 +247,8 @@ def _row(path: Path) -> dict[str, Any]:
     except TightropeError as error:
         return {**dict.fromkeys(RUN_COLUMNS), "run": str(path), "outcome": f"unreadable: {error}"}
     loss = record.steps["loss"]
-    method = record.config.get("method", {})
+    method = record.config.get("method")
+    method = method if isinstance(method, dict) else {}
     values = (
         str(path),
         method.get("name"),

@@ -1,10 +1,10 @@
 """Gradient methods: momentum and preconditioner rules joined, schedules, SAM, and any optimizer frozen in time."""
 
-from .adapters import freeze, register_reader
 from .ascent import Ascent, sam_threshold
 from .averaging import WeightAverage
 from .clip_tally import ClipTally
 from .clipping import AnyClipping, Clipped, Clipping, GlobalNormClip, UnitClip, ValueClip
+from .freezing import Reading, freeze, register_reader
 from .frozen import Frozen, FrozenGroup
 from .layerwise import layerwise_groups
 from .method import GradientMethod
@@ -26,7 +26,6 @@ from .presets import (
     RMSProp,
     RMSprop,
 )
-from .readers import Reading
 from .recipes import RECIPES, AnyRecipe, CustomRecipe, Recipe
 from .sam import SAM, SharpnessAware
 from .schedules import (

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from tightrope.errors import ConfigError, UnsupportedOptimizerError
 
-from .frozen import Frozen, FrozenGroup
+from ..frozen import Frozen, FrozenGroup
+from ..sam import SAM
 from .probing import GroupFinding, probe
 from .readers import NOT_STEPPED, READERS, Reader, Reading
-from .sam import SAM
 
 
 def freeze(optimizer: Any) -> Frozen:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tightrope.errors import UnsupportedOptimizerError
 
-from .momentum import Momentum
+from ..momentum import Momentum
 from .specimen import Path, generators_kept
 from .trials import NOT_HELD, Bench, momentum_names
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tightrope.errors import ConfigError
 
-from .method import GradientMethod
-from .momentum import Momentum, heavy_ball, nesterov, none
+from ..method import GradientMethod
+from ..momentum import Momentum, heavy_ball, nesterov, none
 
 NOT_STEPPED = "the optimizer has no preconditioner before its first step; call optimizer.step() once, then measure."
 
