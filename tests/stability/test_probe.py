@@ -226,3 +226,17 @@ def test_a_learning_rate_of_zero_is_a_ratio_of_zero_at_the_cost_of_one_product(t
     m = Probe(model, half_square, has_sharpness=False).measure(GD(model.parameters(), lr=0.0), batch)
     assert (m.ratio, m.num_products, m.status) == (0.0, 1, "converged")
     assert m.threshold == math.inf
+
+
+def test_growth_is_told_only_where_all_groups_follow_one_method():
+    a, b = (torch.nn.Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2))
+    heavy_ball = {"params": [b], "lr": 0.15, "momentum": 0.5}
+
+    def growth(*groups):
+        optimizer = torch.optim.SGD(groups, lr=0.1)
+        model = torch.nn.Module()
+        model.a, model.b = a, b
+        return tr.measure(model, optimizer, lambda model, batch: 15 * (a.square() + b.square()).sum(), None).growth
+
+    assert growth({"params": [a]}, {"params": [b]}) == pytest.approx(2.0)
+    assert growth({"params": [a]}, heavy_ball) is None

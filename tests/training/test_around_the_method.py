@@ -286,3 +286,60 @@ def test_a_report_tells_what_stood_around_the_method(tmp_path):
     assert f"The average of {record.average['count']} restart ends has loss" in page
     assert "The run was taken up again 1 time after a stop." in page
     assert comparison([record])[0]["name"] == "gd + clipping"
+
+
+# The response of a clipping, wherever its parameters lie
+
+
+def half_clipped():
+    """Two layers; value clipping acts on two elements of the second."""
+    a, b = (torch.nn.Parameter(torch.ones(n, dtype=torch.float64)) for n in (3, 2))
+    a.grad, b.grad = torch.full_like(a, 0.1), torch.full_like(b, 9.0)
+    return a, b
+
+
+def test_a_response_follows_its_parameters_into_any_order_of_groups():
+    a, b = half_clipped()
+    frozen = freeze(tr.optim.SGD([b, a], lr=0.1))
+    assert frozen.clipped(ValueClip(1.0)([a, b])).response.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_a_clipping_of_some_parameters_leaves_the_others_alone():
+    a, b = half_clipped()
+    frozen = freeze(tr.optim.SGD([a, b], lr=0.1))
+    held = frozen.clipped(GlobalNormClip(math.sqrt(162) / 2)([b]))
+    assert held.response.tolist() == pytest.approx([1, 1, 1, 0.5, 0.5])
+    assert frozen.clipped(ValueClip(1.0)([b])).response.tolist() == [1, 1, 1, 0, 0]
+
+
+def test_parameters_the_optimizer_does_not_move_do_not_matter():
+    a, b = half_clipped()
+    frozen = freeze(tr.optim.SGD([b], lr=0.1))
+    assert frozen.clipped(ValueClip(1.0)([a, b])).response.tolist() == [0, 0]
+    a.grad = torch.full_like(a, 9.0)
+    with pytest.raises(tr.errors.ShapeError, match="the optimizer must move what was clipped"):
+        frozen.clipped(ValueClip(1.0)([a]))
+
+
+def test_two_clippings_multiply():
+    a, b = half_clipped()
+    frozen = freeze(tr.optim.SGD([a, b], lr=0.1))
+    norm = GlobalNormClip(1.0)([a, b])
+    twice = frozen.clipped(norm).clipped(norm)
+    assert twice.response == pytest.approx(norm.factor**2)
+    assert twice.condition.count("clipping held") == 2
+
+
+def test_views_of_one_flat_parameter_are_found_where_they_lie():
+    model = torch.nn.Linear(3, 2).double()
+    w = tr.parameters.share_storage(model)
+    model.bias.grad[:] = 9.0
+    frozen = freeze(tr.optim.SGD([w], lr=0.1))
+    assert frozen.clipped(ValueClip(1.0)([model.bias])).response.tolist() == [1.0] * 6 + [0.0] * 2
+
+
+def test_a_step_that_is_clipped_everywhere_is_not_said_to_have_no_curvature(tmp_path):
+    record = tr.run(parabola(0.5, clipping=ValueClip(1e-3)), out=tmp_path / "run")
+    assert record.measurements["ratio"][0] == 0
+    assert "no positive curvature" not in record.measurements["words"][0]
+    assert record.measurements["verdict"][0] == "stable"

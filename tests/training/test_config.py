@@ -98,7 +98,18 @@ def test_the_presets_are_not_changed_by_overriding():
         (["lrr=1"], "--set lrr: not a setting. Did you mean 'lr'?"),
         (["method.beta3=1"], "--set method.beta3: not a setting. Did you mean 'method.beta"),
         (["lr=-1"], "method.lr: must be positive and finite; got -1.0."),
-        (["lr=nan"], "method.lr: must be positive and finite; got nan."),
+        (["lr=nan"], "method.lr: numbers must be at most 1e+30 in size; got nan."),
+        (["lr=0.1\nnum_steps=3"], "method.lr: Expected `float`, got `str`"),
+        (["clipping.max_norm=1"], "--set clipping.max_norm: [clipping] must be named before its settings. Set clip"),
+        (
+            ["method=custom", "method.momentum_rule.bta=.5"],
+            "method.momentum_rule.bta: not a setting. Did you mean 'beta'",
+        ),
+        (
+            ["method=custom", "method.preconditioner_rule.name=rmss"],
+            "method.preconditioner_rule.name: 'rmss' is not known. Did",
+        ),
+        (["method=custom", "method.preconditioner_rule.beta=.5"], "method.preconditioner_rule.name: must be given."),
         (["lr=abc"], "method.lr: Expected `float`, got `str` (the value is 'abc')."),
         (["lr"], "--set: must be key=value; got 'lr'."),
         (["=3"], "--set: must be key=value"),
@@ -170,7 +181,7 @@ def test_a_method_is_made_from_text():
 
 
 def test_a_run_made_of_names_is_refused():
-    with pytest.raises(ConfigError, match="must be values such as"):
+    with pytest.raises(ConfigError, match="problem: must be a value such as"):
         RunConfig(problem="digits", method="adam")
     with pytest.raises(ConfigError, match="num_steps: must be a whole number, at least 1; got 0"):
         RunConfig(problem=Chebyshev(), method=RECIPES["gd"](lr=0.1), num_steps=0)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import tightrope as tr
-from tightrope.optim import RECIPES, WarmupStableDecay
+from tightrope.errors import ConfigError
+from tightrope.optim import RECIPES, GlobalNormClip, SharpnessAware, StepDecay, WarmupStableDecay
 from tightrope.problems import Chebyshev, Digits, Quadratic
 from tightrope.training import MeasureConfig, RunConfig, StopConfig
+from tightrope.views import comparison
 
 
 def quadratic(lr, curvatures=(1.0,), start=(1.0,), **more):
@@ -107,10 +112,113 @@ def test_a_run_above_the_threshold_ends_as_diverged_with_everything_stored(tmp_p
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(tmp_path, bad):
-    record = tr.run(quadratic(0.1, curvatures=(bad,)), out=tmp_path / "run")
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(tmp_path, bad, monkeypatch):
+    build = Quadratic.build
+
+    def broken(self, seed, dtype):
+        problem = build(self, seed, dtype)
+        return replace(problem, loss_fn=lambda model, batch: problem.loss_fn(model, batch) * bad)
+
+    monkeypatch.setattr(Quadratic, "build", broken)
+    record = tr.run(quadratic(0.1), out=tmp_path / "run")
     assert record.outcome == "diverged"
     assert not np.isfinite(record.steps["loss"][0])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, 38e3),
+        ({"schedule": WarmupStableDecay(num_warmup=1, num_stable=1, num_decay=1)}, None),
+        ({"sam": SharpnessAware(every=2)}, None),
+        ({"clipping": GlobalNormClip(1.0)}, None),
+        ({"method": RECIPES["nadam"](lr=1e-3, momentum_decay=4e-3)}, None),
+    ],
+)
+def test_the_start_names_a_threshold_only_where_one_holds_all_along(tmp_path, change, expected):
+    record = tr.run(small_digits(num_steps=1, **change), out=tmp_path / "run")
+    assert record.start["threshold"] == (expected if expected is None else pytest.approx(expected))
+    (row,) = comparison([record])
+    if "sam" in change or "clipping" in change:
+        assert row["edge"] is None
+    else:
+        assert row["edge"] == pytest.approx(record.measurements["threshold"][-1])
+
+
+def test_held_out_data_are_looked_at_when_a_run_ends(tmp_path, monkeypatch):
+    build = Digits.build
+
+    def with_test(self, seed, dtype):
+        problem = build(self, seed, dtype)
+        return replace(problem, test_batch=tuple(part[:20] for part in problem.batch))
+
+    monkeypatch.setattr(Digits, "build", with_test)
+    record = tr.run(small_digits(num_steps=40, method=RECIPES["gd"](lr=0.05)), out=tmp_path / "run")
+    problem = with_test(Digits(hidden=(8,), num_examples=60), 0, torch.float32)
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.05)
+    for _ in range(40):
+        problem.gradient.zero_()
+        problem.loss_fn(problem.model, problem.batch).backward()
+        optimizer.step()
+    inputs, targets = problem.test_batch
+    wrong = sum(
+        int(row.argmax()) != int(target.argmax()) for row, target in zip(problem.model(inputs), targets, strict=True)
+    )
+    assert record.test == {
+        "num_examples": 20,
+        "loss": pytest.approx(problem.loss_fn(problem.model, problem.test_batch).item(), rel=1e-4),
+        "error": wrong / 20,
+    }
+    assert 0 < wrong < 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_steps": 10.0}, "num_steps: Expected `int`, got `float`"),
+        ({"num_steps": np.int64(10), "method": RECIPES["gd"](lr=np.float64(0.1))}, None),
+        ({"num_steps": torch.tensor(10)}, None),
+        ({"seed": -5}, "seed: Expected `int` >= 0"),
+        ({"seed": 2**63}, "seed: "),
+        ({"batch_size": 1.5}, "batch_size: Expected `int"),
+        ({"measure": MeasureConfig(every=-1)}, "measure.every: Expected `int` >= 0"),
+        ({"measure": MeasureConfig(every=2.5)}, "measure.every: Expected `int`"),
+        ({"measure": None}, "measure: must be a value"),
+        ({"schedule": "cosine"}, "schedule: must be a value"),
+        ({"clipping": "value"}, "clipping: must be a value"),
+        ({"method": RECIPES["gd"](lr="0.1")}, "method.lr: must be positive and finite; got '0.1'"),
+        ({"stop": StopConfig(loss=float("nan"))}, "stop.loss: numbers must be at most"),
+        ({"curvatures": (float("nan"),)}, "problem.curvatures: numbers must be at most"),
+        ({"start": (float("inf"),)}, "problem.start: numbers must be at most"),
+        ({"schedule": StepDecay(every=10**400)}, "schedule.every: numbers must be at most"),
+        ({"dtype": object()}, "values must be plain numbers"),
+    ],
+)
+def test_what_could_not_be_resumed_is_refused_before_anything_is_written(tmp_path, change, message):
+    if message is None:
+        record = tr.run(quadratic(**{"lr": 0.1, **change}), out=tmp_path / "run")
+        assert len(record.steps["step"]) == 10
+        return
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        tr.run(quadratic(**{"lr": 0.1, **change}), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_that_begin_at_once_take_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    both = threading.Barrier(4)
+
+    def go():
+        both.wait()
+        tr.run(quadratic(0.1, num_steps=2), name="mine")
+
+    threads = [threading.Thread(target=go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"mine", "mine-2", "mine-3", "mine-4"}
+    assert all(tr.read_run(path).outcome == "completed" for path in (tmp_path / "runs").iterdir())
 
 
 def test_a_target_loss_ends_the_run(tmp_path):

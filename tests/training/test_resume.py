@@ -22,7 +22,7 @@ from tightrope.store import CHECKPOINT, CONFIG, DISCARDED, EVENTS, RunWriter, re
 from tightrope.training import MeasureConfig, RunConfig, StopConfig, resume
 from tightrope.training import checkpoint as checkpoint_file
 
-WALL_CLOCK = {"seconds", "measuring_seconds", "time"}
+ITS_OWN = {"seconds", "measuring_seconds", "time", "run_id"}
 
 
 class Killed(BaseException):
@@ -51,9 +51,9 @@ def minibatch_digits(**more):
 
 
 def events_of(path):
-    """All events but `resumed`, without what the clock decides."""
+    """All events but `resumed`, without what the clock decides and what names the run."""
     return [
-        {name: value for name, value in event.items() if name not in WALL_CLOCK}
+        {name: value for name, value in event.items() if name not in ITS_OWN}
         for event in read_events(path)
         if event["type"] != "resumed"
     ]
@@ -310,7 +310,36 @@ def test_a_missing_checkpoint_is_refused_once_steps_were_stored(killed):
 
 def test_events_that_end_before_their_checkpoint_are_refused(killed):
     (killed / EVENTS).write_bytes((killed / EVENTS).read_bytes()[:200])
-    refuses(killed, "must hold the .* bytes its checkpoint counts; got 200")
+    refuses(killed, "the first .* bytes of .* must be whole events")
+
+
+def test_events_that_were_edited_are_refused_and_nothing_is_cut(killed):
+    lines = (killed / EVENTS).read_bytes().splitlines(keepends=True)
+    (killed / EVENTS).write_bytes(b"".join(lines[:4] + lines[5:]) + b'{"type": "step", "step": 7}\n' * 9)
+    refuses(killed, "must be whole events|must belong to its events")
+
+
+def test_the_checkpoint_of_another_run_is_refused(killed, tmp_path):
+    kill_at(minibatch_digits(), tmp_path / "sibling", 4)
+    shutil.copy(tmp_path / "sibling" / CHECKPOINT, killed / CHECKPOINT)
+    refuses(killed, "must be whole events|must belong to its events")
+
+
+def test_a_checkpoint_of_the_same_length_of_events_but_another_run_is_refused(killed):
+    state = checkpoint_file.load(killed)
+    checkpoint_file.save(killed, {**state, "run_id": "another"})
+    refuses(killed, "must belong to its events; it is another run's")
+
+
+def test_other_data_are_refused(killed, monkeypatch):
+    build = Digits.build
+
+    def brighter(self, seed, dtype):
+        problem = build(self, seed, dtype)
+        return replace(problem, batch=(problem.batch[0] + 1e-3, *problem.batch[1:]))
+
+    monkeypatch.setattr(Digits, "build", brighter)
+    refuses(killed, "the data must be what .* was trained on")
 
 
 def test_what_is_no_run_is_named(tmp_path):

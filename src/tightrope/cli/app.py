@@ -63,7 +63,7 @@ def run(
         out: Directory for the run; it must not hold files. Default: a new one below runs/.
         report: Write the run's report.html into its directory as well.
     """
-    from tightrope.training import from_mapping, load, new_path, override, preset
+    from tightrope.training import from_mapping, load, override, preset
     from tightrope.training import run as train
 
     from .progress import watching
@@ -71,9 +71,8 @@ def run(
     is_file = what.endswith(".toml") or Path(what).is_file()
     mapping = load(Path(what)) if is_file else preset(what)
     config = from_mapping(override(mapping, settings or []))
-    path = out or new_path(Path("runs"), Path(what).stem if is_file else what)
     with watching(config.num_steps) as observe:
-        record = train(config, out=path, observe=observe)
+        record = train(config, out=out, name=Path(what).stem if is_file else what, observe=observe)
     return _conclude(record, report)
 
 
@@ -159,13 +158,23 @@ def compare(*paths: Path, as_json: Annotated[bool, Parameter(name="--json", nega
     if not paths:
         raise ConfigError("compare: name at least one run directory, or a folder of them such as runs/.")
     found = [run for path in paths for run in find_runs(path) or [path]]
-    rows = comparison([read_run(run) for run in found])
+    records, unreadable = [], []
+    for run in found:
+        try:
+            records.append(read_run(run))
+        except TightropeError as error:
+            if run in paths:
+                raise
+            unreadable.append(f"Left out: {error}")
+    rows = comparison(records)
     if as_json:
         say(json.dumps(rows, indent=1))
     else:
         print_table(KNOWN, {row["method"]: row for row in rows}.values())
         say("")
         print_table(SHOWN, rows)
+        for line in unreadable:
+            say(line)
 
 
 @app.command
@@ -214,7 +223,7 @@ def _conclude(record: RunRecord, has_report: bool) -> int:
     if has_report:
         _write_report([record], record.path / "report.html")
     is_to_be_measured = record.config.get("measure", {}).get("every", 1) != 0
-    if record.outcome == "completed" and is_to_be_measured and not _is_measured(record):
+    if record.outcome in ("completed", "target_loss") and is_to_be_measured and not _is_measured(record):
         return UNMEASURED
     return {"diverged": DIVERGED, "interrupted": INTERRUPTED}.get(record.outcome, 0)
 
@@ -232,6 +241,8 @@ def _say(record: RunRecord) -> None:
         say(f"Clipped: {record.verdict['clipping']}.")
     if record.average:
         say(f"Average of {record.average['count']} restart ends: loss {record.average['loss']:.4g}.")
+    if record.test:
+        say(f"Held-out: loss {record.test['loss']:.4g}, {record.test['error']:.1%} wrong.")
     say(f"Run: {record.path}")
 
 

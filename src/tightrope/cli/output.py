@@ -19,16 +19,24 @@ def say(text: str) -> None:
 
 
 def print_table(headings: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print a row's values under their headings, by key; a dash where there is none."""
+    """Print a row's values under their headings, by key; a dash where there is none.
+
+    On a terminal text is folded to its width, elsewhere lines are as long as they need; numbers stay whole.
+    """
     from rich.console import Console
     from rich.table import Table
 
+    rows = list(rows)
     table = Table(box=None, pad_edge=False)
-    for heading in headings.values():
-        table.add_column(heading, overflow="fold")
+    for key, heading in headings.items():
+        is_text = any(isinstance(row[key], str) for row in rows)
+        table.add_column(heading, overflow="fold", no_wrap=not is_text)
     for row in rows:
         table.add_row(*(_cell(row[key]) for key in headings))
-    Console().print(table)
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    with console.capture() as printed:
+        console.print(table)
+    say("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def _cell(value: Any) -> str:

@@ -56,19 +56,18 @@ class _PlainLines:
 
     def __init__(self) -> None:
         self.measured = _Measured()
-        self.began = self.last = time.monotonic()
-        self.first_step: int | None = None
+        self.last = time.monotonic()
+        self.first: tuple[int, float] | None = None
 
     def __call__(self, progress: RunProgress) -> None:
         self.measured.take(progress)
         now = time.monotonic()
-        # A resumed run begins in the middle; only what was done since tells how fast it goes.
-        self.first_step = progress.step if self.first_step is None else self.first_step
-        num_done = progress.step - self.first_step + 1
+        # Counted from the first step seen: it is the dear one, and a resumed run begins in the middle.
+        self.first = (progress.step, now) if self.first is None else self.first
         is_last = progress.step == progress.num_steps
         if is_last or (progress.measurement is not None and now - self.last >= SECONDS_BETWEEN_LINES):
             self.last = now
-            left = (now - self.began) / num_done * (progress.num_steps - progress.step)
+            left = (now - self.first[1]) / max(1, progress.step - self.first[0]) * (progress.num_steps - progress.step)
             text = _text(progress, self.measured)
             say(f"step {progress.step}/{progress.num_steps}  {text}  {left:.0f} s left")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from tightrope.errors import check_number
-from tightrope.optim import Identity, Recipe, sam_threshold
+from tightrope.optim import Identity, Momentum, Recipe, sam_threshold
 from tightrope.stability import growth_at_ratio
 
 
@@ -28,10 +28,20 @@ def describe_threshold(
     yield "P", recipe.formula
     yield "F(-1)", f"{momentum.alternating_gain:.6g}"
     yield "threshold", f"{value:.6g}   on {_operator(recipe, rho)}: {formula}"
-    yield "in 1/lr", f"{value * lr:.6g} / lr"
+    yield "in 1/lr", f"{value * lr:.6g} / lr{_when(recipe, step)}"
     yield "at 1.1x", f"grows {growth_at_ratio(momentum, lr, 1.1, decay):.4f} times a step"
     if rho and grad_norm is not None:
         yield "SAM", _sam_edge(recipe, value, rho, grad_norm)
+
+
+def _when(recipe: Recipe, step: int | None) -> str:
+    """Of which step a threshold is, where the momentum changes with the step."""
+    if isinstance(recipe.momentum_rule, Momentum):
+        return ""
+    if step is not None:
+        return f" at step {step}"
+    first, thousandth = (recipe.stability_threshold(t) * recipe.lr for t in (1, 1000))
+    return f" in the limit; {first:.4g} / lr at step 1, {thousandth:.4g} / lr at step 1000 (--step)"
 
 
 def _operator(recipe: Recipe, rho: float) -> str:

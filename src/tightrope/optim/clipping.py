@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import torch
@@ -31,12 +31,14 @@ class Clipped:
         norm: Euclidean norm of all gradients before; nan or inf if one of them was not finite.
         factor: What the clipping, held fixed, multiplies a small change of the gradient by: one number, or (p,) in
             the order of the parameters (those without gradient count as 1) where elements differ.
+        parameters: What was looked at, in the order of factor.
     """
 
     num_clipped: int
     num_units: int
     norm: float
     factor: float | Tensor = 1.0
+    parameters: tuple[Tensor, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def is_finite(self) -> bool:
@@ -97,14 +99,15 @@ class GlobalNormClip(Clipping, frozen=True, tag="global_norm"):
 
     @torch.no_grad()
     def __call__(self, parameters: Tensor | Iterable[Tensor]) -> Clipped:
-        gradients = _gradients(_listed(parameters)).values()
+        every = _listed(parameters)
+        gradients = _gradients(every).values()
         norm = _norm(gradients)
         if not self.max_norm < norm < math.inf:
-            return Clipped(0, 1, norm)
+            return Clipped(0, 1, norm, parameters=every)
         factor = self.max_norm / norm
         for g in gradients:
             g.mul_(factor)
-        return Clipped(1, 1, norm, factor)
+        return Clipped(1, 1, norm, factor, every)
 
 
 class ValueClip(Clipping, frozen=True, tag="value"):
@@ -131,14 +134,16 @@ class ValueClip(Clipping, frozen=True, tag="value"):
         gradients = _gradients(every)
         norm, num_units = _norm(gradients.values()), sum(g.numel() for g in gradients.values())
         if norm <= self.limit:
-            return Clipped(0, num_units, norm)
+            return Clipped(0, num_units, norm, parameters=every)
         is_clipped = {w: _is_over(g.abs(), self.limit) for w, g in gradients.items()}
         num_clipped = _count(is_clipped.values())
         if num_clipped == 0:
-            return Clipped(0, num_units, norm)
+            return Clipped(0, num_units, norm, parameters=every)
         for w, g in gradients.items():
             g.copy_(torch.where(is_clipped[w], g.clamp(-self.limit, self.limit), g))
-        return Clipped(num_clipped, num_units, norm, _joined(every, {w: ~mask for w, mask in is_clipped.items()}))
+        return Clipped(
+            num_clipped, num_units, norm, _joined(every, {w: ~mask for w, mask in is_clipped.items()}), every
+        )
 
 
 class UnitClip(Clipping, frozen=True, tag="unit"):
@@ -176,19 +181,19 @@ class UnitClip(Clipping, frozen=True, tag="unit"):
         norm, num_units = _norm(lengths.values()), sum(length.numel() for length in lengths.values())
         num_clipped = _count(is_clipped.values())
         if num_clipped == 0:
-            return Clipped(0, num_units, norm)
+            return Clipped(0, num_units, norm, parameters=every)
         factors = {w: torch.where(is_clipped[w], limits[w] / lengths[w], 1.0) for w in gradients}
         for w, g in gradients.items():
             g.mul_(factors[w])
-        return Clipped(num_clipped, num_units, norm, _joined(every, factors))
+        return Clipped(num_clipped, num_units, norm, _joined(every, factors), every)
 
 
 AnyClipping = GlobalNormClip | ValueClip | UnitClip
 
 
-def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+def _listed(parameters: Tensor | Iterable[Tensor]) -> tuple[Tensor, ...]:
     """Each parameter once, however often it is given."""
-    return list(dict.fromkeys([parameters] if isinstance(parameters, Tensor) else parameters))
+    return tuple(dict.fromkeys([parameters] if isinstance(parameters, Tensor) else parameters))
 
 
 def _gradients(parameters: Iterable[Tensor]) -> dict[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tightrope.errors import UnsupportedOptimizerError
+from tightrope.errors import ShapeError, UnsupportedOptimizerError
 
 from .ascent import Ascent
 from .clipping import Clipped
@@ -74,18 +74,26 @@ class Frozen:
     condition: str = ""
 
     def clipped(self, clipped: Clipped) -> Frozen:
-        """The same method while clipping acts as it did at this step: a condition its edge then has."""
-        if clipped.num_clipped == 0:
+        """The same method while clipping acts as it did at this step: a condition its edge then has.
+
+        Parameters that were not clipped, or that the optimizer does not move, are as they were.
+
+        Raises:
+            ShapeError: the optimizer moves none of the parameters that were clipped.
+        """
+        if clipped.num_clipped == 0 or not self.parameters:
             return self
-        if isinstance(clipped.factor, Tensor) and self.D is not None and self.D.ndim == 2:
+        response = _response(self.parameters, clipped)
+        if isinstance(response, Tensor) and self.D is not None and self.D.ndim == 2:
             reason = "clipping element by element and a dense preconditioner do not commute: no threshold is known."
             return replace(self, groups=(), P=None, D=None, status="no_threshold", reason=reason)
-        if isinstance(clipped.factor, float):
-            held = f"clipping held at its factor {clipped.factor:.3g}"
-        else:
-            held = f"clipping held on the {clipped.num_clipped} of {clipped.num_units} units it acted on"
+        held = (
+            f"clipping held at its factor {clipped.factor:.3g}"
+            if isinstance(clipped.factor, float)
+            else f"clipping held on the {clipped.num_clipped} of {clipped.num_units} units it acted on"
+        )
         condition = f"{self.condition} and {held}" if self.condition else held
-        return replace(self, response=clipped.factor, condition=condition)
+        return replace(self, response=self.response * response, condition=condition)
 
     def stability_threshold(self) -> float:
         """The one threshold on lambda_1(P^-1 T(H)), in units of 1 / lr.
@@ -115,3 +123,35 @@ class Frozen:
         if self.D is None:
             raise UnsupportedOptimizerError(f"half_scaling: {self.reason}")
         return self.D.sqrt() if self.D.ndim == 1 else torch.linalg.cholesky(self.D)
+
+
+def _response(parameters: tuple[Tensor, ...], clipped: Clipped) -> Tensor | float:
+    """What the clipping multiplies a change of the gradient by, for these parameters: one number, or (p,)."""
+    places = {w: place for w in clipped.parameters if (place := _place(parameters, w)) is not None}
+    p = sum(w.numel() for w in parameters)
+    if not places:
+        raise ShapeError("clipped: the optimizer must move what was clipped; got other parameters. Freeze its own.")
+    if isinstance(clipped.factor, float) and sum(w.numel() for w in places) == p:
+        return clipped.factor
+    response = torch.ones(p, dtype=torch.promote_types(parameters[0].dtype, torch.float32), device=parameters[0].device)
+    at = 0
+    for w in clipped.parameters:
+        factor = clipped.factor if isinstance(clipped.factor, float) else clipped.factor[at : at + w.numel()]
+        if w in places:
+            response[places[w] : places[w] + w.numel()] = factor
+        at += w.numel()
+    return response
+
+
+def _place(parameters: tuple[Tensor, ...], w: Tensor) -> int | None:
+    """Where w lies in the vector of all parameters, itself or as a view of one of them; None if it does not."""
+    at = 0
+    for whole in parameters:
+        if w is whole:
+            return at
+        offset = (w.data_ptr() - whole.data_ptr()) // whole.element_size()
+        is_inside = w.dtype == whole.dtype and w.device == whole.device and 0 <= offset <= whole.numel() - w.numel()
+        if is_inside and w.numel() and whole.is_contiguous() and w.is_contiguous():
+            return at + offset
+        at += whole.numel()
+    return None

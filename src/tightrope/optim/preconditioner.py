@@ -23,7 +23,7 @@ class AbstractStructMeta(msgspec.StructMeta, ABCMeta):
     """A Struct that may have abstract methods."""
 
 
-class PreconditionerRule(msgspec.Struct, metaclass=AbstractStructMeta, frozen=True):
+class PreconditionerRule(msgspec.Struct, metaclass=AbstractStructMeta, frozen=True, tag_field="name"):
     """How P follows from past gradients, one parameter tensor at a time.
 
     `is_diagonal` says whether P acts elementwise, `is_adaptive` whether it follows the gradients, `needs_shapes`

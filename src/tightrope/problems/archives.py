@@ -98,7 +98,7 @@ def load(archive: Archive, path: str | None = None) -> Images:
         An archive is checked and unpacked every time, and never to disk.
     """
     file = _find(archive, path)
-    if file.suffix == ".npz":
+    if file.suffix.lower() == ".npz":
         return read_npz(file, archive.num_classes)
     try:
         with file.open("rb") as opened:

@@ -261,7 +261,9 @@ def _participation(result: EigenResult) -> float:
 
 
 def _growth(frozen: Frozen, ratio: float) -> float | None:
-    if frozen.shared_threshold in (None, float("inf")) or ratio != ratio:
+    """Growth of the frozen method along the top direction; None where groups follow different methods."""
+    methods = {(group.momentum, group.lr, group.weight_decay) for group in frozen.groups}
+    if frozen.shared_threshold in (None, float("inf")) or ratio != ratio or len(methods) > 1:
         return None
     group = frozen.groups[0]
     return growth_at_ratio(group.momentum, group.lr, ratio, group.weight_decay)

@@ -56,7 +56,7 @@ def verdict(measurement: Measurement, step: int, *, is_adaptive: bool = True) ->
 
 def _room(measurement: Measurement) -> str:
     """What a ratio below the edge leaves; negative curvature is told apart, it is not the edge."""
-    if measurement.ratio > 0 and measurement.condition:
+    if measurement.ratio >= 0 and measurement.condition:
         return "short of the edge"  # how far the curvature could grow depends on what the condition holds fixed
     if measurement.ratio > 0:
         return f"the curvature could grow {1 / measurement.ratio:.3g} times before the edge"

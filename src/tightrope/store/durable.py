@@ -10,10 +10,15 @@ from pathlib import Path
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, bring it to the disk and give it its name; a former one stays until then.
 
+    Its folder is made where it is missing, in one that exists.
+
     Raises:
         OSError: it cannot be written; the former file is untouched and the temporary one removed.
     """
     temporary = path.with_name(f"{path.name}.tmp")
+    if not path.parent.exists():
+        path.parent.mkdir()
+        _sync_folder(path.parent.parent)
     try:
         with temporary.open("wb") as file:
             file.write(content)

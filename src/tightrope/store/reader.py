@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class RunRecord:
             `schema.MEASUREMENT`, and what else the events hold as object arrays.
         num_resumed: How often it was taken up again.
         average: The `average` event of a run that averaged weights, else empty.
+        test: The `test` event of a run with held-out data, else empty.
         verdict: The `verdict` event of a run that ended, else empty.
         end: The `end` event, else empty.
     """
@@ -40,6 +42,7 @@ class RunRecord:
     measurements: dict[str, np.ndarray] = field(default_factory=dict)
     num_resumed: int = 0
     average: dict[str, Any] = field(default_factory=dict)
+    test: dict[str, Any] = field(default_factory=dict)
     verdict: dict[str, Any] = field(default_factory=dict)
     end: dict[str, Any] = field(default_factory=dict)
 
@@ -70,6 +73,7 @@ def read_run(path: str | Path) -> RunRecord:
         measurements=_columns(by_type.get("measurement", []), MEASUREMENT),
         num_resumed=len(by_type.get("resumed", [])),
         average=by_type.get("average", [{}])[-1],
+        test=by_type.get("test", [{}])[-1],
         verdict=by_type.get("verdict", [{}])[-1],
         end=by_type.get("end", [{}])[-1],
     )
@@ -85,9 +89,17 @@ def read_events(path: str | Path) -> list[dict[str, Any]]:
 
 
 def find_runs(folder: str | Path) -> list[Path]:
-    """Run directories at or below a folder, by name."""
-    folder = Path(folder)
-    return sorted(events.parent for events in folder.rglob(EVENTS) if (events.parent / CONFIG).is_file())
+    """Run directories at or below a folder, by name; linked folders are looked into, each once."""
+    found, seen = [], set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        place = os.path.realpath(here)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        if EVENTS in files and CONFIG in files:
+            found.append(Path(here))
+    return sorted(found)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
@@ -117,7 +129,8 @@ def _events(path: Path, lines: list[str]) -> Iterator[dict[str, Any]]:
         if not isinstance(event, dict) or not isinstance(event.get("type"), str):
             raise StoreError(
                 f"read_run: line {number + 1} of {path / EVENTS} must be a JSON object with a type; got "
-                f"{line[:40]!r}. The lines around it are intact: delete that one to read the rest."
+                f"{line[:40]!r}. The lines around it are intact: delete that one to read the rest, which can "
+                "then be reported but no longer resumed."
             )
         yield event
 

@@ -61,5 +61,5 @@ MEASUREMENT = (
 """Numeric columns of a `measurement` event; it also holds status, reason, upper_kind, confidence, is_audit,
 route, condition, ratios, verdict and words."""
 
-TYPES = ("start", "resumed", "step", "measurement", "average", "verdict", "end")
+TYPES = ("start", "resumed", "step", "measurement", "average", "test", "verdict", "end")
 """Event types; a run writes them in this order, and `resumed` each time it was taken up again."""

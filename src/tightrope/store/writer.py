@@ -88,23 +88,33 @@ class RunWriter:
                 raise
         self.offset += len(line)
 
+    def events_until(self, offset: int) -> list[dict[str, Any]]:
+        """The events in the first bytes of the file.
+
+        Raises:
+            StoreError: the file is shorter, or the offset is not the end of a line of events.
+        """
+        with _explained(self.path, "See who owns it."):
+            content = os.pread(self._events, offset, 0)
+        try:
+            if len(content) < offset or content[-1:] not in (b"\n", b""):
+                raise ValueError
+            return [json.loads(line) for line in content.splitlines()]
+        except (ValueError, RecursionError):
+            raise StoreError(
+                f"run directory: the first {offset} bytes of {self.path / EVENTS} must be whole events, as its "
+                f"checkpoint counts them; they are not. Put the file back, or run it anew: tightrope run "
+                f"{self.path / CONFIG}"
+            ) from None
+
     def sync(self) -> None:
         """Bring the events to the disk, so that a checkpoint never names an offset beyond their end."""
         with _explained(self.path, _GO_ON.format(self.path)):
             os.fsync(self._events)
 
     def rewind(self, offset: int) -> int:
-        """Move the events past an offset to `events.discarded.jsonl`; returns how many bytes that were.
-
-        Raises:
-            StoreError: the events end before the offset.
-        """
+        """Move the events past an offset to `events.discarded.jsonl`; returns how many bytes that were."""
         size = os.fstat(self._events).st_size
-        if size < offset:
-            raise StoreError(
-                f"run directory: {self.path / EVENTS} must hold the {offset} bytes its checkpoint counts; got {size}. "
-                f"Put the whole file back, or run it anew: tightrope run {self.path / CONFIG}"
-            )
         with _explained(self.path, _GO_ON.format(self.path)):
             discarded = os.pread(self._events, size - offset, offset)
             if discarded:

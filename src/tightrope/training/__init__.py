@@ -1,7 +1,7 @@
 """The lab: a run as one value, and the loop that carries it out."""
 
 from .config import MeasureConfig, RunConfig, StopConfig
-from .loop import new_path, resume, run
+from .loop import resume, run
 from .presets import PRESETS, preset
 from .session import Progress
 from .settings import from_mapping, load, override, recipe_from
@@ -19,5 +19,4 @@ __all__ = [
     "Progress",
     "run",
     "resume",
-    "new_path",
 ]

@@ -87,7 +87,6 @@ def load(run: Path) -> State | None:
 
 def _write(run: Path, path: Path, content: bytes) -> None:
     try:
-        path.parent.mkdir(exist_ok=True)
         replace_file(path, content)
     except OSError as error:
         raise StoreError(

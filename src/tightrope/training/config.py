@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,7 +12,17 @@ import msgspec
 import tomli_w
 
 from tightrope.errors import ConfigError, check_number
-from tightrope.optim import AnyClipping, AnyRecipe, AnySchedule, Constant, Recipe, SharpnessAware, WarmRestarts
+from tightrope.optim import (
+    AnyClipping,
+    AnyRecipe,
+    AnySchedule,
+    Clipping,
+    Constant,
+    Recipe,
+    Schedule,
+    SharpnessAware,
+    WarmRestarts,
+)
 from tightrope.problems import AnyProblem, ProblemConfig
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -19,7 +31,7 @@ Seed = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 """Leaves room for the measurements' own seeds above it."""
 
 LARGEST = 1e30
-"""No number of a problem or method may exceed it: float32 ends at 3e38, and a step multiplies a few of them."""
+"""No number of a configuration may exceed it: float32 ends at 3e38, and a step multiplies a few of them."""
 LARGEST_COUNT = 2**45
 """Nor any whole number: so many float64 are more than a process can address."""
 
@@ -91,33 +103,38 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.problem, ProblemConfig) or not isinstance(self.method, Recipe):
-            raise ConfigError(
-                "RunConfig: problem and method must be values such as Digits() and RECIPES['adam'](lr=1e-3); "
-                f"got {self.problem!r} and {self.method!r}."
-            )
+        for name, kinds in _TABLES.items():
+            if not isinstance(getattr(self, name), kinds):
+                raise ConfigError(
+                    f"{name}: must be a value such as problem=Digits(), method=RECIPES['adam'](lr=1e-3), "
+                    f"schedule=Cosine(num_steps=100); got {getattr(self, name)!r}."
+                )
+        _check_numbers("", to_mapping(self))
         check_number("num_steps:", self.num_steps, lambda n: n >= 1 and n == int(n), "be a whole number, at least 1")
         if self.dtype not in ("float32", "float64"):
             raise ConfigError(f"dtype: must be 'float32' or 'float64'; got '{self.dtype}'.")
-        if not 0 < self.method.lr < math.inf:
-            raise ConfigError(f"method.lr: must be positive and finite; got {self.method.lr}.")
-        if self.method.lr < 1 / LARGEST:
-            raise ConfigError(f"method.lr: must be at least {1 / LARGEST:g}; got {self.method.lr}.")
-        if not 0 <= self.method.weight_decay < math.inf:
-            raise ConfigError(f"method.weight_decay: must be finite and at least 0; got {self.method.weight_decay}.")
-        if not self.measure.rtol > 0:
-            raise ConfigError(f"measure.rtol: must be positive; got {self.measure.rtol}.")
-        if not self.stop.divergence > 1:
-            raise ConfigError(f"stop.divergence: must be above 1; got {self.stop.divergence}.")
+        check_number("method.lr:", self.method.lr, lambda lr: lr > 0, "be positive and finite")
+        check_number("method.lr:", self.method.lr, lambda lr: lr >= 1 / LARGEST, f"be at least {1 / LARGEST:g}")
+        check_number("method.weight_decay:", self.method.weight_decay, lambda wd: wd >= 0, "be finite and at least 0")
+        check_number("measure.rtol:", self.measure.rtol, lambda rtol: rtol > 0, "be positive")
+        check_number("stop.divergence:", self.stop.divergence, lambda factor: factor > 1, "be above 1")
         check_number("checkpoint_seconds:", self.checkpoint_seconds, lambda seconds: seconds >= 0, "be at least 0")
-        if self.average_restarts and not isinstance(self.schedule, WarmRestarts):
+        self._check_restarts()
+        # Building the rules checks their hyperparameters.
+        _ = self.method.stability_threshold(), self.method.preconditioner
+
+    def _check_restarts(self) -> None:
+        if not self.average_restarts:
+            return
+        if not isinstance(self.schedule, WarmRestarts):
             raise ConfigError(
                 "average_restarts: needs a schedule with restarts to average over; set schedule = 'warm_restarts'."
             )
-        for name in ("problem", "method", "sam", "clipping"):
-            _check_size(name, msgspec.to_builtins(getattr(self, name)))
-        # Building the rules checks their hyperparameters.
-        _ = self.method.stability_threshold(), self.method.preconditioner
+        if self.schedule.period > self.num_steps:
+            raise ConfigError(
+                f"average_restarts: a cycle must end within the {self.num_steps} steps; the first takes "
+                f"{self.schedule.period}. Shorten schedule.period."
+            )
 
     @property
     def label(self) -> str:
@@ -127,21 +144,56 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return f"{self.method.label}{ascent}{clipped}"
 
     def to_toml(self) -> str:
-        """The configuration as TOML; `from_mapping` of its parse is equal to it."""
-        return tomli_w.dumps(_without_none(msgspec.to_builtins(self)))
+        """The configuration as TOML; `from_mapping` of its parse is equal to it, with tuples for lists."""
+        return tomli_w.dumps(to_mapping(self))
 
 
-def _check_size(path: str, value: Any) -> None:
-    """Raise where a number is finite but too large to carry through a step, or to build."""
+_TABLES: dict[str, Any] = {
+    "problem": ProblemConfig,
+    "method": Recipe,
+    "schedule": Schedule,
+    "sam": SharpnessAware | None,
+    "clipping": Clipping | None,
+    "measure": MeasureConfig,
+    "stop": StopConfig,
+}
+
+
+def to_mapping(config: RunConfig) -> dict[str, Any]:
+    """The configuration as the nested tables a file would hold, without what is None.
+
+    Raises:
+        ConfigError: a value is none that a file can hold.
+    """
+    mapping: dict[str, Any] = _without_none(msgspec.to_builtins(config, enc_hook=_plain))
+    try:
+        tomli_w.dumps(mapping).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"configuration: its text must be UTF-8; got {error.object!r}.") from error
+    return mapping
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch as Python's, paths as text."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    with contextlib.suppress(AttributeError, RuntimeError, TypeError, ValueError):
+        return value.item()
+    raise ConfigError(f"configuration: values must be plain numbers, text or lists; got {value!r}.")
+
+
+def _check_numbers(path: str, value: Any) -> None:
+    """Raise at a number that is none, or too large to carry through a step or to build; only [stop] may hold inf."""
     if isinstance(value, Mapping):
         for name, part in value.items():
-            _check_size(f"{path}.{name}", part)
+            _check_numbers(f"{path}.{name}".lstrip("."), part)
     elif isinstance(value, list | tuple):
         for part in value:
-            _check_size(path, part)
+            _check_numbers(path, part)
     elif isinstance(value, int | float):
-        largest = LARGEST_COUNT if isinstance(value, int) else LARGEST
-        if largest < abs(value) < math.inf:
+        largest = LARGEST_COUNT if isinstance(value, int) and path != "seed" else LARGEST
+        is_endless = abs(value) == math.inf and path.startswith("stop.")
+        if not abs(value) <= largest and not is_endless:
             raise ConfigError(f"{path}: numbers must be at most {largest:g} in size; got {value!r:.40}.")
 
 

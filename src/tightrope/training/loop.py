@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tomllib
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from tightrope.problems import Problem
 from tightrope.store import CONFIG, RunRecord, RunWriter, read_events, read_run
 
 from .checkpoint import State, load, save
-from .config import RunConfig
+from .config import RunConfig, to_mapping
 from .provenance import describe, environment, versions
 from .session import Progress, Session
 from .settings import from_mapping
@@ -24,12 +25,15 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 Observer = Callable[[Progress], None]
 
 
-def run(config: RunConfig, *, out: str | Path | None = None, observe: Observer | None = None) -> RunRecord:
+def run(
+    config: RunConfig, *, out: str | Path | None = None, name: str | None = None, observe: Observer | None = None
+) -> RunRecord:
     """Train as configured, measure on the way, store everything, and return what was stored.
 
     Args:
         config: The whole run.
-        out: Directory to make; it must not hold files. Default `runs/PROBLEM-METHOD`, numbered where that exists.
+        out: Directory to make; it must not hold files. Default a new one below runs/.
+        name: What to call that one, default PROBLEM-METHOD; numbered where it exists.
         observe: Called after every step; it only reads.
     Returns:
         The run as stored, with its verdict. A divergence or an interrupt (Ctrl-C) ends the run cleanly and is
@@ -38,9 +42,11 @@ def run(config: RunConfig, *, out: str | Path | None = None, observe: Observer |
         ConfigError: the data or a setting does not fit; nothing is written.
         StoreError: the directory holds files, or cannot be written; what was written stays and can be resumed.
     """
+    # As a file would give it back: what cannot be written and read again could not be resumed.
+    config = from_mapping(to_mapping(config))
     problem = _build(config)
-    name = f"{config.problem.__struct_config__.tag}-{config.method.__struct_config__.tag}"
-    path = new_path(Path("runs"), name) if out is None else Path(out)
+    default = f"{config.problem.__struct_config__.tag}-{config.method.__struct_config__.tag}"
+    path = _claim(Path("runs"), name or default) if out is None else Path(out)
     with RunWriter.new(path, config.to_toml()) as writer:
         _train(config, problem, writer, None, observe)
     return read_run(path)
@@ -68,18 +74,29 @@ def resume(path: str | Path, *, observe: Observer | None = None, is_strict: bool
         problem = _build(config)
         if state is not None:
             _check_identity(path, state["identity"], _identity(config, problem), is_strict)
+            _check_events(path, writer, state)
         elif any(event["type"] == "step" for event in read_events(path)):
             raise StoreError(f"resume: {path} must have a checkpoint; there is none. {_anew(path)}")
         _train(config, problem, writer, state, observe)
     return read_run(path)
 
 
-def new_path(folder: Path, name: str) -> Path:
-    """The first of folder/name, folder/name-2, folder/name-3, ... that does not exist."""
-    path, number = folder / name, 2
-    while path.exists():
-        path, number = folder / f"{name}-{number}", number + 1
-    return path
+def _claim(folder: Path, name: str) -> Path:
+    """Make the first of folder/name, folder/name-2, folder/name-3, ... that does not exist, for nobody else to take."""
+    number = 1
+    while True:
+        path = folder / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not path.exists():  # it is the folder that cannot be one
+                raise StoreError(f"run directory: {folder} must be a folder; it is a file. Choose an --out.") from None
+            number += 1
+        except OSError as error:
+            raise StoreError(
+                f"run directory: {path} must be writable; {error.strerror or error}. Choose another --out."
+            ) from error
 
 
 def _build(config: RunConfig) -> Problem:
@@ -107,12 +124,13 @@ def _train(
     """Carry a run to its end, from its beginning or from a checkpoint's state."""
     with _reproducible(config.seed, state):
         session = Session(config, problem, writer)
+        run_id = uuid.uuid4().hex if state is None else state["run_id"]
         if state is None:
             writer.rewind(0)
-            writer.write("start", **describe(config, problem))
+            writer.write("start", run_id=run_id, **describe(config, problem))
         else:
             _take_up(session, state)
-        keep = _Keeper(session, _identity(config, problem))
+        keep = _Keeper(session, run_id, _identity(config, problem))
         keep.now()
         try:
             while session.outcome is None:
@@ -137,8 +155,8 @@ def _take_up(session: Session, state: State) -> None:
 class _Keeper:
     """Writes the checkpoints of one session: at once, at its end, and every so many seconds between."""
 
-    def __init__(self, session: Session, identity: State) -> None:
-        self.session, self.identity = session, identity
+    def __init__(self, session: Session, run_id: str, identity: State) -> None:
+        self.session, self.run_id, self.identity = session, run_id, identity
         self.last = time.monotonic()
 
     def when_due(self) -> None:
@@ -149,7 +167,12 @@ class _Keeper:
     def now(self) -> None:
         writer = self.session.writer
         writer.sync()
-        state = {"identity": self.identity, "offset": writer.offset, "session": self.session.state_dict()}
+        state = {
+            "run_id": self.run_id,
+            "identity": self.identity,
+            "offset": writer.offset,
+            "session": self.session.state_dict(),
+        }
         save(writer.path, state)
         self.last = time.monotonic()
 
@@ -160,6 +183,7 @@ def _identity(config: RunConfig, problem: Problem) -> State:
         "config": config.to_toml(),
         "versions": versions(),
         "device": str(problem.w.device),
+        "data": problem.digest(),
         "num_threads": torch.get_num_threads(),
     }
 
@@ -171,12 +195,29 @@ def _check_identity(path: Path, stored: State, present: State, is_strict: bool) 
             f"resume: {path / CONFIG} must be as it was when the checkpoint was written; it was changed. Put it back, "
             f"or start a run of its own: tightrope run {path / CONFIG}"
         )
+    if stored["data"] != present["data"]:
+        raise StoreError(
+            f"resume: the data must be what {path} was trained on; it differs. Put the files back (problem.path, "
+            f"TIGHTROPE_DATA), or run it anew on these: tightrope run {path / CONFIG}"
+        )
     for name in ("versions", "device"):
         if is_strict and stored[name] != present[name]:
             raise StoreError(
                 f"resume: {name} must be those of the checkpoint, {stored[name]}; got {present[name]}. Go back to "
                 "them, or pass --anyway to go on with numbers that may differ in their last digits."
             )
+
+
+def _check_events(path: Path, writer: RunWriter, state: State) -> None:
+    """Raise unless the events up to the checkpoint are those it was written after."""
+    events = writer.events_until(state["offset"])
+    ids = {event.get("run_id") for event in events if event.get("type") == "start"}
+    steps = [event.get("step") for event in events if event.get("type") == "step"]
+    if ids != {state["run_id"]} or (steps or [0])[-1] != state["session"]["step"]:
+        raise StoreError(
+            f"resume: the checkpoint in {path} must belong to its events; it is another run's, or they were edited. "
+            f"Put both back, or run it anew: tightrope run {path / CONFIG}"
+        )
 
 
 def _configured(path: Path) -> RunConfig:

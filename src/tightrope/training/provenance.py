@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import torch
 
-from tightrope.optim import TRAITS
+from tightrope.optim import TRAITS, Constant, Momentum
 from tightrope.problems import Problem
 from tightrope.store import FORMAT
 
@@ -30,10 +30,19 @@ def describe(config: RunConfig, problem: Problem) -> dict[str, Any]:
         "num_examples": problem.num_examples,
         "method": config.label,
         "preconditioner": method.formula,
-        "alternating_gain": method.momentum.alternating_gain,
-        "threshold": method.stability_threshold(),
+        "threshold": _lasting_threshold(config),
+        "data": problem.digest(),
         "traits": _traits(config),
     }
+
+
+def _lasting_threshold(config: RunConfig) -> float | None:
+    """The threshold on lambda_1(P^-1 H) where one and the same holds, without conditions, at every step."""
+    method = config.method
+    is_constant = isinstance(config.schedule, Constant) and isinstance(method.momentum_rule, Momentum)
+    if not is_constant or config.sam is not None or config.clipping is not None:
+        return None
+    return method.stability_threshold()
 
 
 def _traits(config: RunConfig) -> dict[str, str]:

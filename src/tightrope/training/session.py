@@ -97,6 +97,8 @@ class Session:
         if self.average is not None and self.average.w is not None:
             self.writer.write("average", count=self.average.count, loss=self._loss_at(self.average.w))
             save_arrays(self.writer.path, "average", {"w": self.average.w})
+        if self.problem.test_batch is not None and self.outcome != "diverged":
+            self.writer.write("test", **self.problem.test())
         verdict = self.instrument.run_verdict(self.outcome == "diverged").to_dict()
         clipping = {} if self.tally is None else {"clipping": self.tally.words}
         self.writer.write("verdict", **verdict, **clipping)

@@ -12,7 +12,19 @@ from typing import Any
 import msgspec
 
 from tightrope.errors import ConfigError, did_you_mean
-from tightrope.optim import RECIPES, AnyClipping, AnySchedule, Constant, Recipe, SharpnessAware
+from tightrope.optim import (
+    RECIPES,
+    RMS,
+    Accumulated,
+    AnyClipping,
+    AnySchedule,
+    Constant,
+    Factored,
+    Identity,
+    Momentum,
+    Recipe,
+    SharpnessAware,
+)
 from tightrope.problems import PROBLEMS
 
 from .config import MeasureConfig, RunConfig, StopConfig
@@ -33,6 +45,11 @@ NAMED_TABLES: dict[str, Mapping[str, Kind]] = {
     "clipping": _by_name(AnyClipping),
 }
 """Tables whose `name` picks what else they hold; `--set method=adam` names them by it."""
+RULES: dict[str, Mapping[str, Kind]] = {
+    "momentum_rule": {"momentum": Momentum},
+    "preconditioner_rule": _by_name(Identity | RMS | Accumulated | Factored),
+}
+"""Tables inside a custom method."""
 OPTIONAL = {"schedule", "clipping", "sam"}
 
 
@@ -151,10 +168,28 @@ def _check_names(mapping: Mapping[str, Any]) -> None:
             raise ConfigError(f"{key}: not a setting. {did_you_mean(key, tables)}")
         table = _table_type(key, mapping)
         if table is not None and isinstance(value, Mapping):
-            known = _field_names(table)
-            unknown = next((name for name in value if name not in known), None)
-            if unknown is not None:
-                raise ConfigError(f"{key}.{unknown}: not a setting. {did_you_mean(unknown, known)}")
+            _check_table(key, table, value)
+
+
+def _check_table(path: str, table: Kind, value: Mapping[str, Any]) -> None:
+    known = _field_names(table)
+    for name, part in value.items():
+        if name not in known:
+            raise ConfigError(f"{path}.{name}: not a setting. {did_you_mean(str(name), known)}")
+        if name in RULES and isinstance(part, Mapping):
+            _check_table(f"{path}.{name}", _rule_type(f"{path}.{name}", RULES[name], part), part)
+
+
+def _rule_type(path: str, kinds: Mapping[str, Kind], part: Mapping[str, Any]) -> Kind:
+    """Which of the rules a table holds: the only one there is, or the one it names."""
+    if len(kinds) == 1:
+        return next(iter(kinds.values()))
+    name = part.get("name")
+    if name is None:
+        raise ConfigError(f"{path}.name: must be given. Known: {', '.join(sorted(kinds))}.")
+    if not isinstance(name, str) or name not in kinds:
+        raise ConfigError(f"{path}.name: '{name}' is not known. {did_you_mean(str(name), kinds)}")
+    return kinds[name]
 
 
 def _full_path(key: str, mapping: Mapping[str, Any]) -> list[str]:
@@ -171,6 +206,14 @@ def _full_path(key: str, mapping: Mapping[str, Any]) -> list[str]:
         raise ConfigError(f"--set {key}: could mean {' or '.join(found)}; write the one you mean.")
     if _is_below_a_rule(key, paths):
         return key.split(".")
+    table, _, leaf = key.partition(".")
+    if table in OPTIONAL & set(NAMED_TABLES) and leaf:
+        if leaf == "name":
+            return [table, leaf]
+        raise ConfigError(
+            f"--set {key}: [{table}] must be named before its settings. Set {table}=NAME first, NAME one of "
+            f"{', '.join(sorted(NAMED_TABLES[table]))}."
+        )
     leaves = [path.split(".")[-1] for path in paths]
     raise ConfigError(f"--set {key}: not a setting. {did_you_mean(key, [*paths, *leaves])}")
 
@@ -187,9 +230,11 @@ def _value(text: str) -> Any:
     if text in ("True", "False"):
         return text == "True"
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        table = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return text
+    # Text of several lines could be more settings than the one.
+    return table["value"] if len(table) == 1 else text
 
 
 def _explain(message: str, mapping: Mapping[str, Any]) -> str:

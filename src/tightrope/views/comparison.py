@@ -9,7 +9,7 @@ import numpy as np
 
 from tightrope.store import RunRecord
 
-from .facts import as_float, labels, part
+from .facts import as_float, column, labels, part
 
 KNOWN = {
     "method": "method",
@@ -36,8 +36,9 @@ SHOWN = {
 def comparison(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """One row a run, with the keys of `KNOWN` and `SHOWN`; what a run does not hold is None.
 
-    `edge` is the threshold on the preconditioned sharpness; `ratio` the median over the plateau, or the last one
-    measured where there is no plateau; `sharpness` the last of the raw Hessian.
+    `edge` is the last threshold on the preconditioned sharpness, None where it holds under a condition only; `ratio`
+    the median over the plateau, or the last one measured where there is no plateau; `sharpness` the last of the raw
+    Hessian.
     """
     return [
         {
@@ -46,7 +47,7 @@ def comparison(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
             "name": _short_name(run.config),
             **{key: part(run.start, "traits", key) for key in ("step_size", "guarantee", "used_for")},
             "lr": part(run.config, "method", "lr"),
-            "edge": _finite(run.start.get("threshold")),
+            "edge": _edge(run),
             "steps": len(run.steps["step"]),
             "loss": _last(run.steps["loss"]),
             "ratio": _finite(run.verdict.get("median")) or _last(run.measurements["ratio"]),
@@ -55,6 +56,12 @@ def comparison(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
         }
         for label, run in zip(labels(runs), runs, strict=True)
     ]
+
+
+def _edge(run: RunRecord) -> float | None:
+    if not len(run.measurements["step"]):
+        return _finite(run.start.get("threshold"))
+    return None if column(run, "condition")[-1] else _finite(run.measurements["threshold"][-1])
 
 
 def _short_name(config: dict[str, Any]) -> str | None:

@@ -165,6 +165,9 @@ def surroundings(run: RunRecord) -> Iterable[str]:
     if run.average:
         loss = number(run.average.get("loss"), 4)
         yield f"The average of {number(run.average.get('count'))} restart ends has loss {loss}."
+    if run.test:
+        error, n = as_float(run.test.get("error")), number(run.test.get("num_examples"))
+        yield f"On {n} held-out examples the loss is {number(run.test.get('loss'), 4)}, {error:.1%} of them wrong."
     if run.num_resumed:
         yield f"The run was taken up again {plural(run.num_resumed, 'time')} after a stop."
 
