@@ -250,3 +250,32 @@ def test_every_method_has_its_traits():
     from tightrope.optim import RECIPES, TRAITS
 
     assert set(TRAITS) == {*RECIPES, "sam"}
+
+
+def test_compare_leaves_out_what_cannot_be_read_below_a_folder_and_says_so(tightrope, tmp_path):
+    tightrope("run", "bowl", "--out", "runs/good")
+    tightrope("run", "bowl", "--out", "runs/bad")
+    (tmp_path / "runs" / "bad" / "events.jsonl").write_text("garbage\n")
+    code, out, err = tightrope("compare", "runs")
+    assert (code, err) == (0, "")
+    assert "Left out: read_run: line 1" in out
+    code, _, err = tightrope("compare", "runs/bad")
+    assert code == 2
+    assert "read_run: line 1" in err
+
+
+def test_a_table_that_is_not_on_a_terminal_keeps_its_numbers_whole(tightrope):
+    tightrope("run", "bowl", "--out", "a-run-with-a-very-long-name-that-would-fill-most-of-a-narrow-terminal-by-itself")
+    for command in (["compare", "."], ["runs", "."]):
+        _, out, _ = tightrope(*command)
+        row = next(line for line in out.splitlines() if line.startswith("a-run-with"))
+        assert "stable" in row
+        assert len(row) > 100
+
+
+@pytest.mark.parametrize("target", ["> /dev/full", "| head -n 0"])
+def test_a_table_nobody_takes_ends_quietly(tightrope, tmp_path, target):
+    tightrope("run", "bowl", "--out", "a")
+    command = f"{sys.executable} -m tightrope compare a {target}"
+    done = subprocess.run(command, cwd=tmp_path, shell=True, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

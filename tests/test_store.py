@@ -107,3 +107,11 @@ def test_runs_are_found_below_a_folder(tmp_path):
     write_run(tmp_path / "deep" / "a")
     (tmp_path / "empty").mkdir()
     assert [path.name for path in find_runs(tmp_path)] == ["b", "a"]
+
+
+def test_runs_behind_links_are_found_once_and_circles_end(tmp_path):
+    write_run(tmp_path / "elsewhere" / "a")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "linked").symlink_to(tmp_path / "elsewhere" / "a")
+    (tmp_path / "folder" / "circle").symlink_to(tmp_path / "folder")
+    assert find_runs(tmp_path / "folder") == [tmp_path / "folder" / "linked"]

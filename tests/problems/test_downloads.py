@@ -229,7 +229,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tightrope, publish, tmp_path, 
     publish("cifar10", PUBLISHED, "http://127.0.0.1:9/cifar-10-binary.tar.gz")
     code, _, err = tightrope("fetch", "cifar10")
     assert code == 2
-    assert "must be writable" in err
+    assert "must name a folder" in err
     assert err.count("\n") == 1
     assert (tmp_path / "file").read_text() == "in the way"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,10 +35,10 @@ def print_table(headings: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) 
         table.add_column(heading, overflow="fold", no_wrap=not is_text)
     for row in rows:
         table.add_row(*(_cell(row[key]) for key in headings))
-    console = Console(width=None if sys.stdout.isatty() else 10_000)
-    with console.capture() as printed:
-        console.print(table)
-    say("\n".join(line.rstrip() for line in printed.get().splitlines()))
+    printed = io.StringIO()
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    Console(file=printed, width=width).print(table)
+    say("\n".join(line.rstrip() for line in printed.getvalue().splitlines()))
 
 
 def _cell(value: Any) -> str:

@@ -34,6 +34,8 @@ def download(archive: Archive, observe: Callable[[int], None] = lambda num_bytes
     path = data_folder() / archive.file
     part = path.with_name(f".{archive.file}.{os.getpid()}.part")
     try:
+        if path.parent.exists() and not path.parent.is_dir():
+            raise DataError(f"TIGHTROPE_DATA: must name a folder; {path.parent} is a file. Name another.")
         path.parent.mkdir(parents=True, exist_ok=True)
         _receive(archive, part, observe)
         part.replace(path)
