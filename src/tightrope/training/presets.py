@@ -6,7 +6,7 @@ from typing import Any
 
 from tightrope.errors import ConfigError, did_you_mean
 
-_DIGITS: dict[str, Any] = {"problem": {"name": "digits"}, "num_steps": 1000}
+_DIGITS: dict[str, Any] = {"problem": {"name": "digits"}, "num_steps": 400, "measure": {"every": 20}}
 _CHEBYSHEV: dict[str, Any] = {
     "problem": {"name": "chebyshev"},
     "num_steps": 8000,
@@ -17,10 +17,22 @@ _CIFAR: dict[str, Any] = {"problem": {"name": "cifar10", "num_examples": 1000}, 
 _ADAM: dict[str, Any] = {"name": "adam", "eps": 1e-7, "bias_correction": False}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {**_DIGITS, "num_steps": 1200, "method": {**_ADAM, "lr": 2e-4, "beta2": 0.99}},
-    "digits-adam": {**_DIGITS, "method": {**_ADAM, "lr": 4e-4}},
-    "digits-rmsprop": {**_DIGITS, "method": {"name": "rmsprop", "lr": 1e-4, "eps": 1e-7}},
-    "digits-gd": {**_DIGITS, "method": {"name": "gd", "lr": 0.02}},
+    "demo": {"problem": {"name": "digits"}, "num_steps": 1200, "method": {**_ADAM, "lr": 2e-4, "beta2": 0.99}},
+    "digits-gd": {**_DIGITS, "method": {"name": "gd", "lr": 0.03}},
+    "digits-heavyball": {**_DIGITS, "method": {"name": "heavyball", "lr": 0.05, "beta1": 0.5}},
+    "digits-nesterov": {**_DIGITS, "method": {"name": "nesterov", "lr": 0.03}},
+    "digits-rmsprop": {**_DIGITS, "num_steps": 300, "method": {"name": "rmsprop", "lr": 1e-4, "eps": 1e-7}},
+    "digits-adam": {**_DIGITS, "method": {**_ADAM, "lr": 4e-4, "beta2": 0.99}},
+    "digits-adamw": {
+        **_DIGITS,
+        "method": {**_ADAM, "name": "adamw", "lr": 4e-4, "beta2": 0.99, "weight_decay": 0.1},
+    },
+    "digits-adagrad": {**_DIGITS, "num_steps": 300, "method": {"name": "adagrad", "lr": 2e-3, "eps": 1e-7}},
+    "digits-amsgrad": {**_DIGITS, "method": {"name": "amsgrad", "lr": 1e-4, "beta1": 0.5, "eps": 1e-7}},
+    "digits-padam": {**_DIGITS, "method": {"name": "padam", "lr": 2e-3, "beta1": 0.5, "beta2": 0.99, "eps": 1e-7}},
+    "digits-nadam": {**_DIGITS, "method": {"name": "nadam", "lr": 2e-4, "eps": 1e-7}},
+    "digits-adafactor": {**_DIGITS, "method": {"name": "adafactor", "lr": 5e-4}},
+    "digits-sam": {**_DIGITS, "num_steps": 200, "method": {"name": "gd", "lr": 0.01}, "sam": {"rho": 0.02}},
     "chebyshev-gd": {**_CHEBYSHEV, "method": {"name": "gd", "lr": 0.2}},
     "chebyshev-heavyball": {**_CHEBYSHEV, "method": {"name": "heavyball", "lr": 0.2, "beta1": 0.5}},
     "chebyshev-nesterov": {**_CHEBYSHEV, "method": {"name": "nesterov", "lr": 0.06}},
