@@ -115,3 +115,14 @@ def test_negative_curvature_is_not_room_before_the_edge():
 def test_numbers_that_are_not_finite_are_undecided():
     assert verdict(at(float("inf"), float("nan")), step=100).name == "undecided"
     assert verdict(at(1.0, float("nan")), step=100).name == "undecided"
+
+
+def test_a_run_that_begins_above_its_edge_arrives_when_it_comes_back_to_it():
+    def arrival(ratios):
+        steps = [1, *(10 * n for n in range(1, len(ratios)))]
+        return run_verdict("Heavy ball", steps, [at(ratio) for ratio in ratios], is_adaptive=False).first_step
+
+    assert arrival([1.5, 0.7, 0.8, 0.95, 1.0, 1.0]) == 30
+    assert arrival([1.5, 1.2, 1.1, 1.0]) == 1
+    assert arrival([1.5, 0.7, 0.6]) == 1
+    assert arrival([0.5, 1.0, 0.7, 1.0]) == 10

@@ -83,7 +83,8 @@ class RunVerdict:
     Attributes:
         name: As a verdict's.
         words: One or two sentences with the numbers.
-        first_step: First measured step with ratio above 0.9 past the early ones; None if there is none.
+        first_step: First measured step with ratio above 0.9 past the early ones, after falling back from an even
+            higher start if there was one; None if there is none.
         plateau_start, plateau_stop: The plateau, the second half of the steps from there on.
         median, low, high: Of the ratio over the plateau: median, 5th and 95th percentile.
         residual: Median residual over the plateau.
@@ -132,10 +133,19 @@ def run_verdict(
     late = [(step, m) for step, m in seen if step > NUM_EARLY_STEPS or not is_adaptive]
     if not late:
         return RunVerdict("too early to say", f"{method} has no measurement past its first {NUM_EARLY_STEPS} steps.")
-    first_step = next((step for step, m in late if m.ratio >= EDGE_BAND[0]), None)
+    first_step = _arrival(late)
     if first_step is None:
         return _short_of_the_edge(method, late)
     return _plateau_verdict(method, first_step, [pair for pair in late if pair[0] >= first_step])
+
+
+def _arrival(late: list[tuple[int, Measurement]]) -> int | None:
+    """The step at which a run came to its edge; one that began above it and was thrown back first arrives later."""
+    at_edge = [step for step, m in late if m.ratio >= EDGE_BAND[0]]
+    if not at_edge or late[0][0] != at_edge[0]:
+        return at_edge[0] if at_edge else None
+    fell = next((step for step, m in late if m.ratio < EDGE_BAND[0]), late[-1][0])
+    return next((step for step in at_edge if step > fell), at_edge[0])
 
 
 def _last_seen(seen: list[tuple[int, Measurement]]) -> str:
