@@ -2,7 +2,9 @@
 
 import math
 from itertools import pairwise
+from typing import Annotated, get_origin, get_type_hints
 
+import msgspec
 import pytest
 import torch
 
@@ -183,3 +185,22 @@ def test_the_inverse_square_root_peaks_where_its_warmup_ends():
 def test_a_schedule_that_makes_no_sense_is_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+COUNTS = {
+    (type(schedule), name): hint.__metadata__[0].ge
+    for schedule in EVERY
+    for name, hint in get_type_hints(type(schedule), include_extras=True).items()
+    if get_origin(hint) is Annotated
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), list(COUNTS))
+def test_a_count_is_checked_however_the_schedule_is_made(kind, name):
+    """From a file msgspec checks what the annotation says; made in Python nothing does but the schedule."""
+    (good,) = (msgspec.structs.asdict(schedule) for schedule in EVERY if type(schedule) is kind)
+    least = COUNTS[kind, name]
+    for bad in (least - 1, -7, 2.5, 2.0, True, "a", None, math.nan):
+        with pytest.raises(ConfigError, match=f"{name} must be a whole number, at least {least}; got {bad!r}"):
+            kind(**{**good, name: bad})
+    assert math.isfinite(kind(**{**good, "num_warmup": 0, name: max(least, 1)} if kind is Cosine else good)(3))

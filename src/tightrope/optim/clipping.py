@@ -11,10 +11,11 @@ import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tightrope.errors import ConfigError, ShapeError, check_number
 
@@ -198,8 +199,8 @@ AnyClipping = GlobalNormClip | ValueClip | UnitClip
 
 def _listed(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     """Each parameter once, however often it is given."""
-    is_one = isinstance(parameters, Tensor | nn.Module) or not isinstance(parameters, Iterable)
-    every = [parameters] if is_one else list(parameters)
+    is_one = isinstance(parameters, Tensor) or not isinstance(parameters, Iterable)
+    every: list[Any] = [parameters] if is_one else list(parameters)
     wrong = [type(w).__name__ for w in every if not isinstance(w, Tensor)]
     if wrong:
         raise ConfigError(f"Clipping: parameters must be tensors; got {wrong[0]}. Give those of model.parameters().")

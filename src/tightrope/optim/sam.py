@@ -20,7 +20,7 @@ from tightrope.errors import ConfigError, ShapeError, UnsupportedOptimizerError,
 from .ascent import Ascent, Writings, climb, has_new_gradient, writings
 from .buffers import buffers_kept
 from .frozen import Frozen
-from .sam_state import MAX_SEED, Memory, load_base, memory_of
+from .loading import MAX_SEED, Memory, load_base, memory_of
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 MEMORY = Memory.__struct_fields__

@@ -1,4 +1,4 @@
-"""What a state_dict holds of SAM itself, and loading the rest into the base optimizer: all of it or nothing."""
+"""Loading a state_dict: into a GradientMethod, into SAM and into its base, what fits them or nothing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from typing import Annotated, Any
 
 import msgspec
 import torch
+from torch import Tensor
 
 from tightrope.errors import ConfigError, TightropeError
+
+from .momentum import MomentumRule
+from .preconditioner import PreconditionerRule, State
 
 MAX_SEED = 2**62
 Natural = Annotated[int, msgspec.Meta(ge=0)]
@@ -70,3 +74,52 @@ def load_base(base: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
             f"SAM: load_state_dict needs the state of SAM over {type(base).__name__} and the same parameters; got one "
             f"that does not fit ({error}). Build SAM over the base whose state it is."
         ) from error
+
+
+def check_loadable(groups: list[dict[str, Any]], state_dict: dict[str, Any]) -> None:
+    """Raise where a state_dict, which brings its rules along, is none of a GradientMethod over these groups.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    all_loaded = state_dict.get("param_groups", [])
+    sizes, loaded_sizes = ([len(group["params"]) for group in each] for each in (groups, all_loaded))
+    if sizes != loaded_sizes:
+        raise ConfigError(
+            f"GradientMethod: load_state_dict needs groups of {sizes} parameters; got {loaded_sizes}. {_LOADABLE}"
+        )
+    for number, (group, loaded) in enumerate(zip(groups, all_loaded, strict=True)):
+        kinds = {"momentum": MomentumRule, "preconditioner": PreconditionerRule}
+        for name, kind in kinds.items():
+            if not isinstance(loaded.get(name), kind):
+                raise ConfigError(
+                    f"GradientMethod: load_state_dict needs a {kind.__name__} as {name} of group {number}; got "
+                    f"{loaded.get(name)!r}. {_LOADABLE}"
+                )
+        for w, key in zip(group["params"], loaded["params"], strict=True):
+            _check_loadable_state(loaded, w, state_dict["state"].get(key, {}))
+
+
+def _check_loadable_state(group: dict[str, Any], w: Tensor, state: dict[str, Any]) -> None:
+    fresh: State = group["preconditioner"].init(w, 0)
+    names = {"step", "preconditioner_step", *fresh, *(["m"] if group["momentum"].needs_state else [])}
+    if state and set(state) != names:
+        raise ConfigError(
+            f"GradientMethod: load_state_dict needs {', '.join(sorted(names))} of a parameter; got "
+            f"{', '.join(sorted(map(str, state)))}. {_LOADABLE}"
+        )
+    expected = {"step": 0, "preconditioner_step": 0, "m": w, **fresh}
+    for name, part in state.items():
+        if _form(part) != _form(expected[name]):
+            raise ConfigError(
+                f"GradientMethod: load_state_dict needs {name} {_form(expected[name])}; got one {_form(part)}. "
+                f"{_LOADABLE}"
+            )
+
+
+def _form(part: Any) -> str:
+    """Of what kind a part of the state is, in words."""
+    return f"of shape {tuple(part.shape)}" if isinstance(part, Tensor) else f"of type {type(part).__name__}"
+
+
+_LOADABLE = "Load what such a method saved over the same parameters."
