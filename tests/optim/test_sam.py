@@ -695,8 +695,7 @@ BASES = {
 def test_the_state_over_another_base_is_refused_and_training_goes_on_as_it_would_have(mine, other):
     (model, twin, third), part = (network() for _ in range(3)), batch()
     sam, same, source = (
-        SAM(BASES[name](list(net.parameters())), RHO)
-        for name, net in ((mine, model), (mine, twin), (other, third))
+        SAM(BASES[name](list(net.parameters())), RHO) for name, net in ((mine, model), (mine, twin), (other, third))
     )
     for each, net in ((sam, model), (same, twin), (source, third)):
         each.step(closure_of(each, net, [part])[0])

@@ -203,4 +203,20 @@ def test_a_count_is_checked_however_the_schedule_is_made(kind, name):
     for bad in (least - 1, -7, 2.5, 2.0, True, "a", None, math.nan):
         with pytest.raises(ConfigError, match=f"{name} must be a whole number, at least {least}; got {bad!r}"):
             kind(**{**good, name: bad})
-    assert math.isfinite(kind(**{**good, "num_warmup": 0, name: max(least, 1)} if kind is Cosine else good)(3))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        StepDecay(every=1),
+        LinearWarmup(num_steps=1),
+        Cosine(num_steps=1, num_warmup=0),
+        WarmRestarts(period=1),
+        OneCycle(num_steps=1),
+        WarmupStableDecay(num_warmup=0, num_stable=0, num_decay=1),
+        InverseSquareRoot(num_warmup=1),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_the_smallest_counts_make_a_schedule(schedule):
+    assert all(0 <= schedule(step) <= 1 for step in range(5))
