@@ -52,3 +52,13 @@ def check_number(where: str, value: object, is_allowed: Callable[[float], bool],
     is_number = isinstance(value, SupportsFloat) and not isinstance(value, bool | str)
     if not is_number or not is_allowed(float(value)):  # type: ignore[arg-type]
         raise ConfigError(f"{where} must {must}; got {value!r}. {hint}".rstrip())
+
+
+def check_count(where: str, value: object, minimum: int = 1) -> None:
+    """Raise unless the value is a whole number, at least the minimum.
+
+    Raises:
+        ConfigError: "WHERE must be a whole number, at least MINIMUM; got VALUE."
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise ConfigError(f"{where} must be a whole number, at least {minimum}; got {value!r}.")

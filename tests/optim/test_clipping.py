@@ -228,6 +228,35 @@ def test_half_precision_gradients_do_not_overflow_their_norm():
 
 
 @every_clipping
+@pytest.mark.parametrize("size", [1e18, 1e20, 1e30, 3e38])
+def test_gradients_whose_squares_leave_single_precision_are_clipped(clip, size):
+    exact, single = with_gradients(network(), size / 5), with_gradients(network(torch.float32), size / 5)
+    # Every single number is within 5 of 0, so all of them are finite in single precision.
+    assert float(joined(exact).abs().max()) < size
+    expected, clipped = clip(exact), clip(single)
+    assert clipped.is_finite
+    assert clipped.norm == pytest.approx(expected.norm, rel=1e-6)
+    assert clipped.num_clipped == expected.num_clipped > 0
+    torch.testing.assert_close(joined(single).double(), joined(exact), rtol=1e-5, atol=0)
+
+
+def test_a_unit_that_is_not_finite_does_not_save_one_that_is_too_long():
+    w = nn.Parameter(torch.ones(2, 4))
+    w.grad = torch.tensor([[math.nan, 1.0, 1.0, 1.0], [1e25, 0.0, 0.0, 0.0]])
+    clipped = UnitClip(0.01)([w])
+    assert (clipped.num_clipped, clipped.num_units, clipped.is_finite) == (1, 2, False)
+    torch.testing.assert_close(w.grad[1], torch.tensor([0.02, 0.0, 0.0, 0.0]))
+    assert w.grad[0].nan_to_num(7.0).tolist() == [7.0, 1.0, 1.0, 1.0]
+
+
+@every_clipping
+@pytest.mark.parametrize("given_", [nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)), None, 3.0, ["weight"], [None]])
+def test_what_is_no_tensor_is_refused(clip, given_):
+    with pytest.raises(ConfigError, match=r"must be tensors; got \w+\. Give those of model\.parameters\(\)\.$"):
+        clip(given_)
+
+
+@every_clipping
 @pytest.mark.parametrize("g", [torch.zeros(2).to_sparse(), torch.zeros(2, dtype=torch.complex64)])
 def test_a_sparse_or_complex_gradient_is_refused(clip, g):
     w = torch.zeros(2, dtype=g.dtype)

@@ -134,11 +134,14 @@ def test_layers_may_be_a_function_of_the_name():
     ("options", "message"),
     [
         ({"decay": 0.0}, r"decay must be in \(0, 1\]; got 0.0"),
-        ({"lr": -1.0}, "lr must be at least 0"),
+        ({"lr": -1.0}, "lr must be finite and at least 0; got -1.0"),
+        ({"lr": float("inf")}, "lr must be finite"),
         ({"layers": ["encoder"]}, "'head.weight' has no prefix in it"),
         ({"layers": ["encoder", "hea", "head"]}, "every prefix must name a part of the model; got 'hea'"),
-        ({"layers": lambda name: -1}, "must be 0, 1, 2"),
-        ({"layers": lambda name: name}, "must be 0, 1, 2"),
+        ({"layers": lambda name: -1}, r"layers\('encoder.position'\) must be a whole number, at least 0; got -1"),
+        ({"layers": lambda name: name}, "must be a whole number, at least 0; got 'encoder.position'"),
+        ({"layers": lambda name: 1.0}, "must be a whole number, at least 0; got 1.0"),
+        ({"layers": lambda name: True}, "must be a whole number, at least 0; got True"),
     ],
 )
 def test_layers_that_make_no_sense_are_refused(options, message):

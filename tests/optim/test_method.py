@@ -16,6 +16,7 @@ from tightrope.optim import (
     GD,
     RMS,
     SGD,
+    Adafactor,
     Adam,
     AdamW,
     FixedDense,
@@ -334,6 +335,8 @@ MAKERS = {
     "RMSprop": lambda p: RMSprop(p, 0.01),
     "Adam": lambda p: Adam(p, 0.01),
     "AdamW": lambda p: AdamW(p, 0.01, bias_correction=False),
+    "Adafactor": lambda p: Adafactor(p, 0.01),
+    "GI-Adam": lambda p: Adam(p, 0.01, gradient_init=True),
     "FixedDiagonal": lambda p: GradientMethod(
         p, 0.01, momentum=EMA[0], preconditioner=FixedDiagonal(torch.arange(1, 4, dtype=torch.float64))
     ),
@@ -344,9 +347,9 @@ MAKERS = {
 every_method = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
-def small():
+def small(dtype=torch.float64):
     """One flat parameter in one group."""
-    return [[torch.nn.Parameter(torch.tensor([-0.5, 1.2, 0.3], dtype=torch.float64))]]
+    return [[torch.nn.Parameter(torch.tensor([-0.5, 1.2, 0.3], dtype=dtype))]]
 
 
 @every_method
@@ -361,6 +364,22 @@ def test_a_state_dict_continues_the_run_bit_for_bit(make, is_frozen):
     twin = make(twins[0])
     twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     np.testing.assert_array_equal(run(optimizer, groups, 20), run(twin, twins, 20))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("name", ["GD", "SGD", "RMSprop", "Adam", "FixedDiagonal", "Adafactor", "GI-Adam"])
+def test_a_state_dict_continues_the_run_in_lower_precision_too(name, dtype):
+    """From step 300 on, which is more than bfloat16 can count to."""
+    groups = small(dtype)
+    optimizer = MAKERS[name](groups[0])
+    run(optimizer, groups, 300)
+    twins = copy.deepcopy(groups)
+    twin = MAKERS[name](twins[0])
+    twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    np.testing.assert_array_equal(run(optimizer, groups, 20), run(twin, twins, 20))
+    assert optimizer.state_dict()["state"].keys() == twin.state_dict()["state"].keys()
+    for state, other in zip(optimizer.state.values(), twin.state.values(), strict=True):
+        torch.testing.assert_close(state, other, rtol=0, atol=0)
 
 
 def test_a_state_dict_brings_its_rules_along():

@@ -1,5 +1,6 @@
 """Options of the named methods: torch's Nadam, AMSGrad inside Adam, eps inside the root, nu started at a gradient."""
 
+import copy
 import math
 
 import numpy as np
@@ -107,6 +108,65 @@ def test_an_option_gives_torchs_method_for_200_steps(ours, theirs):
 )
 def test_an_option_follows_its_reference(make, reference, hyperparameters):
     assert_same_path(run(make)[0], reference(methods.rosenbrock_gradient, START, STEPS, **hyperparameters))
+
+
+EPS = {**BETAS, "eps": 0.05, "is_inside": True}
+INSIDE = {"beta1": 0.9, "beta2": 0.99, "eps": 0.05, "eps_inside_root": True}
+EPS_INSIDE = {
+    "AdamW": (AdamW, {"weight_decay": 0.3}, methods.adam, {"wd": 0.3}),
+    "AMSGrad": (AMSGrad, {}, methods.amsgrad, {}),
+    "AMSGrad corrected": (AMSGrad, {"bias_correction": True}, methods.amsgrad, {"is_torch": True}),
+    "Padam": (Padam, {"power": 0.25}, methods.adam_uncorrected, {"power": 0.25}),
+    "NAdam": (NAdam, {}, methods.nadam, {}),
+    "NAdam scheduled": (NAdam, {"momentum_decay": 4e-3}, methods.scheduled_nadam, {"decay": 4e-3}),
+}
+
+
+@pytest.mark.parametrize("name", EPS_INSIDE)
+def test_the_eps_of_every_adaptive_preset_may_stand_inside_the_root(name):
+    preset, options, reference, more = EPS_INSIDE[name]
+    path, optimizer = run(lambda p: preset(p, LR, **INSIDE, **options))
+    assert_same_path(path, reference(methods.rosenbrock_gradient, START, STEPS, lr=LR, **EPS, **more))
+    outside, _ = run(lambda p: preset(p, LR, **{**INSIDE, "eps_inside_root": False}, **options))
+    assert np.abs(path - outside).max() > 1e-3
+    (recipe,) = (kind for kind in RECIPES.values() if kind.__name__ == f"{preset.__name__}Recipe")
+    built, twin = run(recipe(lr=LR, **INSIDE, **options).build)
+    assert np.array_equal(built, path)
+    torch.testing.assert_close(freeze(twin).D, freeze(optimizer).D, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("preset", [Adam, AdamW, NAdam])
+@pytest.mark.parametrize("betas", [0.9, None, (0.9,), (0.9, 0.99, 0.999), "0.9"])
+def test_betas_must_be_a_pair(preset, betas):
+    with pytest.raises(ConfigError, match=rf"{preset.__name__}: betas must be two numbers; got .*0.9, 0.999\)\.$"):
+        preset([torch.nn.Parameter(torch.ones(2))], betas=betas)
+
+
+@pytest.mark.parametrize(
+    ("params", "got"),
+    [
+        (None, "None"),
+        (torch.nn.Linear(2, 2), "Linear"),
+        (torch.nn.Sequential(torch.nn.Linear(2, 2)), "Linear"),
+        (torch.ones(2), "Tensor"),
+        ([0.5], "float"),
+        ([{"params": torch.nn.Linear(2, 2)}], "Linear"),
+        ([{"params": [None]}], "NoneType"),
+        ([{"parameters": []}], "None"),
+        ([{"params": {torch.ones(2)}}], "set"),
+        ([("w",)], "tuple"),
+        ([{"params": [torch.ones(2)]}, [torch.ones(3)]], "list"),
+    ],
+)
+def test_what_holds_no_parameters_is_refused_in_one_line(params, got):
+    with pytest.raises(
+        ConfigError, match=rf"GradientMethod: .* must be .*; got {got}.*Give model\.parameters\(\), a li"
+    ):
+        Adam(params)
+
+
+def test_a_parameter_list_holds_parameters():
+    assert len(Adam(torch.nn.ParameterList([torch.ones(2), torch.ones(3)])).param_groups[0]["params"]) == 2
 
 
 def test_adagrads_eps_may_stand_inside_the_root():
@@ -291,8 +351,27 @@ def test_state_of_another_shape_is_refused():
     ours, other = optim.Adam([w], lr=0.1), optim.Adam([v], lr=0.1)
     v.grad = torch.ones(4)
     other.step()
-    with pytest.raises(ConfigError, match=r"needs (m|nu) of shape \(3,\); got \(4,\)"):
+    with pytest.raises(ConfigError, match=r"needs (m|nu) of shape \(3,\); got one of shape \(4,\)"):
         ours.load_state_dict(other.state_dict())
+
+
+def test_state_over_other_groups_and_no_state_are_refused():
+    w, v = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    ours = optim.Adam([w], lr=0.1)
+    for state in (optim.Adam([w, v]).state_dict(), optim.Adam([{"params": w}, {"params": v}]).state_dict(), {}):
+        with pytest.raises(ConfigError, match=r"needs groups of \[1\] parameters; got \["):
+            ours.load_state_dict(state)
+
+
+def test_a_count_that_was_rounded_is_refused():
+    w = torch.nn.Parameter(torch.ones(3))
+    ours = optim.Adafactor([w])
+    w.grad = torch.ones(3)
+    ours.step()
+    rounded = copy.deepcopy(ours.state_dict())
+    rounded["state"][0]["count"] = torch.tensor(1.0).bfloat16()
+    with pytest.raises(ConfigError, match=r"needs count of type int; got one of shape \(\)"):
+        ours.load_state_dict(rounded)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])

@@ -179,6 +179,7 @@ def perturbation(sam, model, part):
     sam.zero_grad()
     squared(model, part).backward()
     with sam.ascent():
+        squared(model, part).backward()
         return weights(model) - w
 
 
@@ -219,8 +220,10 @@ def test_weights_come_back_bit_for_bit_where_subtracting_would_not_do():
         )
     sam = SAM(torch.optim.SGD(model.parameters(), lr=0.0), 1.0)
     before = weights(model)
-    model(torch.randn(3, 200)).sum().backward()
+    x = torch.randn(3, 200)
+    model(x).sum().backward()
     with sam.ascent():
+        model(x).sum().backward()
         inside = weights(model)
         eps = sam.rule.rho * (inside - before)
     assert not torch.equal(inside, before)
@@ -374,6 +377,7 @@ def test_a_small_gradient_in_float32_still_has_a_direction():
     w.grad = torch.tensor([3e-30, 4e-30])
     with sam.ascent():
         torch.testing.assert_close(w.detach(), RHO * torch.tensor([0.6, 0.8]))
+        w.grad.fill_(1.0)
     assert sam.grad_norm == pytest.approx(5e-30)
 
 
@@ -458,14 +462,109 @@ def test_a_step_inside_the_block_and_a_block_in_the_block_are_refused():
     assert torch.equal(weights(model), w)
 
 
-def test_a_step_after_too_few_micro_batches_is_refused():
-    model, part = network(), batch()
-    sam = SAM(torch.optim.SGD(model.parameters(), lr=LR), micro_batches=2)
+def one_part(sam, model, part):
+    """A micro-batch in a loop of one's own."""
+    sam.zero_grad()
     squared(model, part).backward()
     with sam.ascent():
         squared(model, part).backward()
-    with pytest.raises(ConfigError, match="must follow 2 ascents, one for each micro-batch; got 1"):
-        sam.step()
+
+
+@pytest.mark.parametrize("how", ["discarded", "refused"])
+def test_parts_left_over_from_an_epoch_never_enter_the_next_step(how):
+    model, parts = network(), [batch(5), batch(9), batch(3)]
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=LR), RHO, micro_batches=3)
+    w = weights(model)
+    for part in parts[1:]:
+        one_part(sam, model, part)
+    if how == "discarded":
+        sam.discard()
+    else:
+        with pytest.raises(ConfigError, match="must follow 3 ascents, one for each micro-batch; got 2, now dropped"):
+            sam.step()
+    assert torch.equal(weights(model), w)
+    for part in parts:
+        one_part(sam, model, part)
+    sam.step()
+    mean = sum(ascended(model, w, part, RHO) for part in parts) / 3
+    torch.testing.assert_close(weights(model), w - LR * mean, rtol=0, atol=1e-14)
+    assert sam.num_steps == 1
+
+
+def test_an_ascent_on_a_step_that_has_none_is_refused_and_plain_steps_go_on():
+    model, part = network(), batch()
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=LR), RHO, every=2)
+    sam.step(closure_of(sam, model, [part])[0])
+    w = weights(model)
+    with pytest.raises(ConfigError, match=r"due on steps 1, 3, \.\.\.; got one on step 2\. Enter the block where"):
+        one_part(sam, model, part)
+    sam.step()
+    torch.testing.assert_close(weights(model), w - LR * gradient(model, w, part), rtol=0, atol=1e-14)
+    one_part(sam, model, part)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.parametrize("inside", [lambda sam: None, lambda sam: sam.zero_grad()], ids=["nothing", "cleared"])
+def test_a_block_without_a_second_backward_is_refused_and_nothing_moves(inside, num_parts):
+    model, part = network(), batch()
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=LR), RHO, micro_batches=num_parts)
+    w = weights(model)
+    for _ in range(num_parts - 1):
+        one_part(sam, model, part)
+    sam.zero_grad()
+    squared(model, part).backward()
+    with pytest.raises(ConfigError, match="must run a second backward"), sam.ascent():
+        inside(sam)
+    assert torch.equal(weights(model), w)
+    for _ in range(num_parts):
+        one_part(sam, model, part)
+    sam.step()
+    torch.testing.assert_close(weights(model), w - LR * ascended(model, w, part, RHO), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_a_second_gradient_of_zero_is_a_gradient(cleared):
+    """Uphill of w = 1 by 2 this loss is flat."""
+    w = nn.Parameter(torch.ones(1))
+    sam = SAM(torch.optim.SGD([w], lr=LR), 2.0)
+    torch.minimum(w, torch.tensor(2.0)).sum().backward()
+    with sam.ascent():
+        if cleared:
+            sam.zero_grad()
+        torch.minimum(w, torch.tensor(2.0)).sum().backward()
+    sam.step()
+    assert torch.equal(w.grad, torch.zeros(1))
+    assert torch.equal(w.detach(), torch.ones(1))
+
+
+def test_a_gradient_written_unseen_as_by_a_replayed_graph_is_a_gradient():
+    w = nn.Parameter(torch.ones(2))
+    sam = SAM(torch.optim.SGD([w], lr=LR), RHO)
+    w.grad = torch.ones(2)
+    with sam.ascent():
+        version = w.grad._version
+        w.grad.data.fill_(3.0)
+        assert w.grad._version == version
+    sam.step()
+    torch.testing.assert_close(w.detach(), torch.full((2,), 1 - 3 * LR))
+
+
+def test_after_a_plain_step_the_last_ascent_no_longer_makes_an_edge():
+    model, part = network(), batch()
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=LR), RHO)
+    one_part(sam, model, part)
+    sam.step()
+    assert freeze(sam).status == "linear"
+    sam.step()
+    assert freeze(sam).status == "no_threshold"
+    assert "the last step did not ascend: of 2 steps number 1 was the last to do so" in freeze(sam).reason
+    loaded = SAM(torch.optim.SGD(model.parameters(), lr=LR), RHO)
+    loaded.load_state_dict(sam.state_dict())
+    assert freeze(loaded) == freeze(sam)
+    assert freeze(sam.base).status == "linear"
+    one_part(sam, model, part)
+    sam.step()
+    assert freeze(sam).status == "linear"
 
 
 # An optimizer like any other
@@ -567,6 +666,45 @@ def test_the_state_of_another_optimizer_is_refused_and_changes_nothing():
     with pytest.raises(ConfigError, match="needs the state of SAM"):
         sam.load_state_dict({**other.state_dict(), "sam": {"rho": 1}})
     assert str(sam.state_dict()) == str(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_steps", "a"), ("num_steps", -1), ("seed", -4), ("seed", 2**62), ("last_ascent", 0.5)]
+)
+def test_a_state_that_sam_did_not_write_is_refused_and_changes_nothing(name, value):
+    model, part = network(), batch()
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=LR), RHO)
+    sam.step(closure_of(sam, model, [part])[0])
+    before = copy.deepcopy(sam.state_dict())
+    with pytest.raises(ConfigError, match=f"needs the state of SAM.*{name}"):
+        sam.load_state_dict({**before, "sam": {**before["sam"], name: value}})
+    assert str(sam.state_dict()) == str(before)
+
+
+BASES = {
+    "torch Adam": lambda p: torch.optim.Adam(p, lr=1e-2),
+    "torch SGD": lambda p: torch.optim.SGD(p, lr=LR, momentum=0.9),
+    "torch RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-2),
+    "Adam": lambda p: Adam(p, lr=1e-2),
+    "of fewer parameters": lambda p: torch.optim.Adam(p[:2], lr=1e-2),
+    "of two groups": lambda p: torch.optim.Adam([{"params": p[:2]}, {"params": p[2:]}], lr=1e-2),
+}
+
+
+@pytest.mark.parametrize(("mine", "other"), list(itertools.permutations(BASES, 2)))
+def test_the_state_over_another_base_is_refused_and_training_goes_on_as_it_would_have(mine, other):
+    (model, twin, third), part = (network() for _ in range(3)), batch()
+    sam, same, source = (
+        SAM(BASES[name](list(net.parameters())), RHO) for name, net in ((mine, model), (mine, twin), (other, third))
+    )
+    for each, net in ((sam, model), (same, twin), (source, third)):
+        each.step(closure_of(each, net, [part])[0])
+    with pytest.raises(ConfigError, match="load_state_dict needs"):
+        sam.load_state_dict(source.state_dict())
+    for each, net in ((sam, model), (same, twin)):
+        each.step(closure_of(each, net, [part])[0])
+    assert torch.equal(weights(model), weights(twin))
+    sam.load_state_dict(same.state_dict())
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -2,7 +2,9 @@
 
 import math
 from itertools import pairwise
+from typing import Annotated, get_origin, get_type_hints
 
+import msgspec
 import pytest
 import torch
 
@@ -183,3 +185,38 @@ def test_the_inverse_square_root_peaks_where_its_warmup_ends():
 def test_a_schedule_that_makes_no_sense_is_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+COUNTS = {
+    (type(schedule), name): hint.__metadata__[0].ge
+    for schedule in EVERY
+    for name, hint in get_type_hints(type(schedule), include_extras=True).items()
+    if get_origin(hint) is Annotated
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), list(COUNTS))
+def test_a_count_is_checked_however_the_schedule_is_made(kind, name):
+    """From a file msgspec checks what the annotation says; made in Python nothing does but the schedule."""
+    (good,) = (msgspec.structs.asdict(schedule) for schedule in EVERY if type(schedule) is kind)
+    least = COUNTS[kind, name]
+    for bad in (least - 1, -7, 2.5, 2.0, True, "a", None, math.nan):
+        with pytest.raises(ConfigError, match=f"{name} must be a whole number, at least {least}; got {bad!r}"):
+            kind(**{**good, name: bad})
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        StepDecay(every=1),
+        LinearWarmup(num_steps=1),
+        Cosine(num_steps=1, num_warmup=0),
+        WarmRestarts(period=1),
+        OneCycle(num_steps=1),
+        WarmupStableDecay(num_warmup=0, num_stable=0, num_decay=1),
+        InverseSquareRoot(num_warmup=1),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_the_smallest_counts_make_a_schedule(schedule):
+    assert all(0 <= schedule(step) <= 1 for step in range(5))

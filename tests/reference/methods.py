@@ -102,14 +102,21 @@ def rmsprop_eps_inside(grad, w, num_steps, *, lr, b2, eps):
     return np.array(path)
 
 
-def adam(grad, w, num_steps, *, lr, b1, b2, eps, l2=0.0, wd=0.0):
+def root(v, eps, power=0.5, is_inside=False):
+    """P before any correction, with eps outside the root or inside it."""
+    if is_inside:
+        return (v + eps) ** power
+    return (np.sqrt(v) if power == 0.5 else v**power) + eps
+
+
+def adam(grad, w, num_steps, *, lr, b1, b2, eps, l2=0.0, wd=0.0, is_inside=False):
     path, m, v = [w], 0.0, 0.0
     for t in range(1, num_steps + 1):
         g = grad(w) + l2 * w
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g**2
         corrected_m, corrected_v = m / (1 - b1**t), v / (1 - b2**t)
-        w = w - lr * (corrected_m / (np.sqrt(corrected_v) + eps) + wd * w)
+        w = w - lr * (corrected_m / root(corrected_v, eps, is_inside=is_inside) + wd * w)
         path.append(w)
     return np.array(path)
 
@@ -125,13 +132,13 @@ def adam_eps_inside(grad, w, num_steps, *, lr, b1, b2, eps):
     return np.array(path)
 
 
-def adam_uncorrected(grad, w, num_steps, *, lr, b1, b2, eps, power=0.5, wd=0.0):
+def adam_uncorrected(grad, w, num_steps, *, lr, b1, b2, eps, power=0.5, wd=0.0, is_inside=False):
     path, m, v = [w], 0.0, 0.0
     for _ in range(num_steps):
         g = grad(w)
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g**2
-        w = w - lr * (m / (v**power + eps) + wd * w)
+        w = w - lr * (m / root(v, eps, power, is_inside) + wd * w)
         path.append(w)
     return np.array(path)
 
@@ -170,29 +177,29 @@ def adagrad(grad, w, num_steps, *, lr, eps, l2=0.0, start=0.0):
     return np.array(path)
 
 
-def amsgrad(grad, w, num_steps, *, lr, b1, b2, eps, power=0.5, is_torch=False):
+def amsgrad(grad, w, num_steps, *, lr, b1, b2, eps, power=0.5, is_torch=False, is_inside=False):
     path, m, v, top = [w], 0.0, 0.0, 0.0
     for t in range(1, num_steps + 1):
         g = grad(w)
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
         top = np.maximum(top, v)
         c1, c2 = (1 - b1**t, 1 - b2**t) if is_torch else (1, 1)
-        w = w - lr * (m / c1) / ((top / c2) ** power + eps)
+        w = w - lr * (m / c1) / root(top / c2, eps, power, is_inside)
         path.append(w)
     return np.array(path)
 
 
-def nadam(grad, w, num_steps, *, lr, b1, b2, eps):
+def nadam(grad, w, num_steps, *, lr, b1, b2, eps, is_inside=False):
     path, m, v = [w], 0.0, 0.0
     for _ in range(num_steps):
         g = grad(w)
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-        w = w - lr * (b1 * m + (1 - b1) * g) / (np.sqrt(v) + eps)
+        w = w - lr * (b1 * m + (1 - b1) * g) / root(v, eps, is_inside=is_inside)
         path.append(w)
     return np.array(path)
 
 
-def scheduled_nadam(grad, w, num_steps, *, lr, b1, b2, eps, decay, l2=0.0, last=10**9):
+def scheduled_nadam(grad, w, num_steps, *, lr, b1, b2, eps, decay, l2=0.0, last=10**9, is_inside=False):
     """torch's; decay = inf has no schedule. P and the weights of momentum are held from step `last` on."""
     path, m, v, product = [w], 0.0, 0.0, 1.0
     for t in range(1, num_steps + 1):
@@ -202,7 +209,7 @@ def scheduled_nadam(grad, w, num_steps, *, lr, b1, b2, eps, decay, l2=0.0, last=
             mu, following = (b1 * (1 - 0.5 * 0.96 ** (s * decay)) for s in (t, t + 1))
             product *= mu
             v = b2 * v + (1 - b2) * g**2
-            P = np.sqrt(v / (1 - b2**t)) + eps
+            P = root(v / (1 - b2**t), eps, is_inside=is_inside)
         w = w - lr * ((1 - mu) * g / (1 - product) + following * m / (1 - product * following)) / P
         path.append(w)
     return np.array(path)

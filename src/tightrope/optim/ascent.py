@@ -16,6 +16,8 @@ from torch import Tensor
 
 from tightrope.errors import check_number
 
+Writings = dict[Tensor, tuple[int, int]]
+
 
 @dataclass(frozen=True)
 class Ascent:
@@ -90,6 +92,18 @@ def climb(
     else:
         torch._foreach_addcmul_(parameters, g, S, value=factor)
     return norm, S
+
+
+def writings(parameters: list[Tensor]) -> Writings:
+    """Which gradient each parameter has and how often it was written to: what a backward changes."""
+    return {w: (id(w.grad), w.grad._version) for w in parameters if w.grad is not None}
+
+
+def has_new_gradient(parameters: list[Tensor], before: Writings) -> bool:
+    """Whether any gradient was written since `writings` were taken of cleared ones; what was written may be zero."""
+    now = writings(parameters)
+    # A replayed CUDA graph writes unseen, and a new gradient may have the id of an old one: a look at them decides.
+    return bool(now) and (now != before or any(bool(w.grad.any()) for w in now if w.grad is not None))
 
 
 def joint_norm(tensors: Iterable[Tensor]) -> float:

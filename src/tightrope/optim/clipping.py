@@ -11,14 +11,19 @@ import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
-from tightrope.errors import ShapeError, check_number
+from tightrope.errors import ConfigError, ShapeError, check_number
 
+from .ascent import joint_norm
 from .preconditioner import AbstractStructMeta
+
+LARGE = torch.finfo(torch.float32).max ** 0.5
+"""Squares of numbers above it leave single precision."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,11 @@ class Clipping(
         Give a model's own parameters, also where they are views of one flat vector: only they have shapes.
 
         Raises:
+            ConfigError: what is given are no tensors.
             ShapeError: a gradient is sparse or complex.
         Cost:
-            A few passes over the gradients and one wait for the device; nothing is written unless it acts.
+            A few passes over the gradients and one wait for the device, or some more where squares overflow; nothing
+            is written unless it acts.
         """
 
 
@@ -175,16 +182,20 @@ class UnitClip(Clipping, frozen=True, tag="unit"):
     def __call__(self, parameters: Tensor | Iterable[Tensor]) -> Clipped:
         every = _listed(parameters)
         gradients = _gradients(every)
-        lengths = {w: _unit_norms(g) for w, g in gradients.items()}
-        limits = {w: _unit_norms(w).clamp_(min=self.eps).mul_(self.factor) for w in gradients}
+        for dtype in (torch.float32, torch.float64):
+            lengths = {w: _unit_norms(g, dtype) for w, g in gradients.items()}
+            norm = _norm(lengths.values())
+            if norm < LARGE:
+                break
+        limits = {w: _unit_norms(w, dtype).clamp_(min=self.eps).mul_(self.factor) for w in gradients}
         is_clipped = {w: _is_over(lengths[w], limits[w]) for w in gradients}
-        norm, num_units = _norm(lengths.values()), sum(length.numel() for length in lengths.values())
+        num_units = sum(length.numel() for length in lengths.values())
         num_clipped = _count(is_clipped.values())
         if num_clipped == 0:
             return Clipped(0, num_units, norm, parameters=every)
         factors = {w: torch.where(is_clipped[w], limits[w] / lengths[w], 1.0) for w in gradients}
         for w, g in gradients.items():
-            g.mul_(factors[w])
+            g.copy_(g.to(factors[w].dtype) * factors[w])
         return Clipped(num_clipped, num_units, norm, _joined(every, factors), every)
 
 
@@ -193,7 +204,12 @@ AnyClipping = GlobalNormClip | ValueClip | UnitClip
 
 def _listed(parameters: Tensor | Iterable[Tensor]) -> tuple[Tensor, ...]:
     """Each parameter once, however often it is given."""
-    return tuple(dict.fromkeys([parameters] if isinstance(parameters, Tensor) else parameters))
+    is_one = isinstance(parameters, Tensor) or not isinstance(parameters, Iterable)
+    every: list[Any] = [parameters] if is_one else list(parameters)
+    wrong = [type(w).__name__ for w in every if not isinstance(w, Tensor)]
+    if wrong:
+        raise ConfigError(f"Clipping: parameters must be tensors; got {wrong[0]}. Give those of model.parameters().")
+    return tuple(dict.fromkeys(every))
 
 
 def _gradients(parameters: Iterable[Tensor]) -> dict[Tensor, Tensor]:
@@ -204,16 +220,17 @@ def _gradients(parameters: Iterable[Tensor]) -> dict[Tensor, Tensor]:
 
 
 def _norm(tensors: Collection[Tensor]) -> float:
-    """Norm of all tensors together; half precision is summed in single, where 65,504 is far from infinite."""
+    """Norm of all tensors together, summed in single precision, or in double where squares leave its range."""
     wide = [t if t.dtype.itemsize > 2 else torch.linalg.vector_norm(t, dtype=torch.float32) for t in tensors]
-    return float(torch.nn.utils.get_total_norm(wide)) if wide else 0.0
+    norm = float(torch.nn.utils.get_total_norm(wide)) if wide else 0.0
+    return norm if math.isfinite(norm) else joint_norm(tensors)
 
 
-def _unit_norms(w: Tensor) -> Tensor:
-    """Norm of every unit, shaped to multiply w."""
+def _unit_norms(w: Tensor, dtype: torch.dtype) -> Tensor:
+    """Norm of every unit, shaped to multiply w, summed in at least this precision."""
     units = w if w.ndim < 2 else w.flatten(1)
     dim = None if w.ndim < 2 else 1
-    norms: Tensor = torch.linalg.vector_norm(units, dim=dim, dtype=torch.promote_types(w.dtype, torch.float32))
+    norms: Tensor = torch.linalg.vector_norm(units, dim=dim, dtype=torch.promote_types(w.dtype, dtype))
     return norms.reshape(-1, *(1 for _ in w.shape[1:])) if w.ndim > 1 else norms
 
 

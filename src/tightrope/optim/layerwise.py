@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
-from tightrope.errors import ConfigError, check_number
+from tightrope.errors import ConfigError, check_count, check_number
 
 Layers = Callable[[str], int] | Sequence[str | Sequence[str]]
 
@@ -50,7 +51,7 @@ def layerwise_groups(
         2003.10555), fine-tuning details.
     """
     check_number("layerwise_groups: decay", decay, lambda d: 0 < d <= 1, "be in (0, 1]", "1 is one rate for all.")
-    check_number("layerwise_groups: lr", lr, lambda lr: lr >= 0, "be at least 0")
+    check_number("layerwise_groups: lr", lr, lambda lr: 0 <= lr < math.inf, "be finite and at least 0")
     level, names = _by_function(model, layers) if callable(layers) else _by_prefix(model, layers or _layers(model))
     plain = _plain_names(model) if has_plain_vectors else set()
     members: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
@@ -68,7 +69,7 @@ def _by_function(model: nn.Module, level_of: Callable[[str], int]) -> tuple[dict
     """Layer of each parameter, and the layers' names."""
     level = {name: level_of(name) for name, _ in model.named_parameters()}
     for name, layer in level.items():
-        check_number(f"layerwise_groups: layers({name!r})", layer, lambda n: n >= 0 and n == int(n), "be 0, 1, 2, ...")
+        check_count(f"layerwise_groups: layers({name!r})", layer, 0)
     return level, [f"layer {number}" for number in range(max(level.values(), default=-1) + 1)]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tightrope.errors import ConfigError, ShapeError, TightropeError, check_number
 
+from .loading import check_loadable
 from .momentum import Momentum, MomentumRule, ScheduledNesterov, none
 from .preconditioner import RMS, Accumulated, Factored, FixedDense, FixedDiagonal, Identity, PreconditionerRule, State
 
@@ -56,7 +57,7 @@ class GradientMethod(torch.optim.Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             "is_preconditioner_frozen": False,
         }
-        torch.optim.Optimizer.__init__(self, params, defaults)
+        torch.optim.Optimizer.__init__(self, _listed("params", params), defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with rules of its own; what it leaves out is the optimizer's.
@@ -64,6 +65,8 @@ class GradientMethod(torch.optim.Optimizer):
         Raises:
             ConfigError, ShapeError: as for the optimizer; the group is not added.
         """
+        if not isinstance(param_group, dict):
+            raise ConfigError(f"GradientMethod: a group must be a dict; got {type(param_group).__name__}. {_GIVE}")
         _check_parameters(param_group)
         torch.optim.Optimizer.add_param_group(self, param_group)
         try:
@@ -78,7 +81,7 @@ class GradientMethod(torch.optim.Optimizer):
         Raises:
             ConfigError: it is of another optimizer or of other parameters; nothing is changed.
         """
-        _check_loadable(self, state_dict)
+        check_loadable(self.param_groups, state_dict)
         torch.optim.Optimizer.load_state_dict(self, state_dict)
 
     @torch.no_grad()
@@ -181,55 +184,33 @@ def _fresh(group: dict[str, Any], w: Tensor) -> State:
     return rule.init(w, sum(other.numel() for other in before))
 
 
+_GIVE = "Give model.parameters(), a list of tensors, or groups of them."
+
+
+def _listed(name: str, params: Any) -> list[Any]:
+    """Parameters or groups as a list: of anything with an order that can be gone through."""
+    if isinstance(params, Tensor | set) or not isinstance(params, Iterable):
+        raise ConfigError(f"GradientMethod: {name} must be a list of tensors; got {type(params).__name__}. {_GIVE}")
+    return list(params)
+
+
 def _check_parameters(param_group: dict[str, Any]) -> None:
     """Raise unless what is to be optimized are distinct tensors of real floating numbers; torch checks the rest."""
-    given = param_group.get("params", ())
-    params = [given] if isinstance(given, Tensor) else list(given) if not isinstance(given, set) else []
+    given = param_group.get("params")
+    params = [given] if isinstance(given, Tensor) else _listed("the params of a group", given)
     # What torch calls named parameters are pairs.
-    tensors = [w[1] if isinstance(w, tuple) else w for w in params]
-    param_group["params"] = given if isinstance(given, Tensor | set) else params
-    wrong = next((w for w in tensors if isinstance(w, Tensor) and not w.is_floating_point()), None)
-    if wrong is not None:
-        raise ShapeError(
-            f"GradientMethod: parameters must be real floating numbers; got one of {wrong.dtype}. Leave it out, or "
-            "give a complex one as torch.view_as_real(w)."
-        )
+    tensors = [w[1] if isinstance(w, tuple) and len(w) == 2 else w for w in params]
+    param_group["params"] = params
+    for w in tensors:
+        if not isinstance(w, Tensor):
+            raise ConfigError(f"GradientMethod: parameters must be tensors; got {type(w).__name__}. {_GIVE}")
+        if not w.is_floating_point():
+            raise ShapeError(
+                f"GradientMethod: parameters must be real floating numbers; got one of {w.dtype}. Leave it out, or "
+                "give a complex one as torch.view_as_real(w)."
+            )
     if len({id(w) for w in tensors}) < len(tensors):
         raise ShapeError("GradientMethod: parameters must be distinct; got one twice in a group. Pass each once.")
-
-
-def _check_loadable(optimizer: GradientMethod, state_dict: dict[str, Any]) -> None:
-    """Raise where a state_dict, which brings its rules along, is none of a GradientMethod over these parameters."""
-    for number, (group, loaded) in enumerate(zip(optimizer.param_groups, state_dict["param_groups"], strict=False)):
-        kinds = {"momentum": MomentumRule, "preconditioner": PreconditionerRule}
-        for name, kind in kinds.items():
-            if not isinstance(loaded.get(name), kind):
-                raise ConfigError(
-                    f"GradientMethod: load_state_dict needs a {kind.__name__} as {name} of group {number}; got "
-                    f"{loaded.get(name)!r}. {_LOADABLE}"
-                )
-        for w, key in zip(group["params"], loaded["params"], strict=False):
-            _check_loadable_state(loaded, w, state_dict["state"].get(key, {}))
-
-
-def _check_loadable_state(group: dict[str, Any], w: Tensor, state: dict[str, Any]) -> None:
-    fresh: State = group["preconditioner"].init(w, 0)
-    names = {"step", "preconditioner_step", *fresh, *(["m"] if group["momentum"].needs_state else [])}
-    if state and set(state) != names:
-        raise ConfigError(
-            f"GradientMethod: load_state_dict needs {', '.join(sorted(names))} of a parameter; got "
-            f"{', '.join(sorted(map(str, state)))}. {_LOADABLE}"
-        )
-    shapes = {"m": w.shape, **{name: part.shape for name, part in fresh.items()}}
-    for name in shapes.keys() & state.keys():
-        if state[name].shape != shapes[name]:
-            raise ConfigError(
-                f"GradientMethod: load_state_dict needs {name} of shape {tuple(shapes[name])}; got "
-                f"{tuple(state[name].shape)}. {_LOADABLE}"
-            )
-
-
-_LOADABLE = "Load what such a method saved over the same parameters."
 
 
 def _check_group(group: dict[str, Any]) -> None:

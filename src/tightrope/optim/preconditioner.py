@@ -1,14 +1,15 @@
 """Preconditioner rules: how each method turns past gradients into the positive scaling P of its step.
 
 Legend: g = gradient, nu = second moment, P = preconditioner, t = number of the step that uses P (1, 2, ...).
-A rule is its hyperparameters; its state is a dict of tensors that the caller keeps.
+A rule is its hyperparameters; its state is a dict that the caller keeps, of tensors and of what torch's
+load_state_dict must not round to the dtype of a parameter: counts and flags, which are plain numbers.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABCMeta, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from tightrope.errors import ShapeError, check_number
 
-State = dict[str, Tensor]
+State = dict[str, Any]
 
 
 class AbstractStructMeta(msgspec.StructMeta, ABCMeta):
@@ -128,19 +129,19 @@ class RMS(PreconditionerRule, frozen=True, tag="rms", forbid_unknown_fields=True
 
     def init(self, w: Tensor, start: int) -> State:
         names = ("nu", "max_nu") if self.running_max else ("nu",)
-        state = {name: torch.zeros_like(w, memory_format=torch.preserve_format) for name in names}
-        return {**state, "is_started": torch.zeros(())} if self.gradient_init else state
+        state: State = {name: torch.zeros_like(w, memory_format=torch.preserve_format) for name in names}
+        return {**state, "is_started": False} if self.gradient_init else state
 
     def update(self, state: State, g: Tensor) -> None:
         if self.gradient_init and not state["is_started"]:
             state["nu"].addcmul_(g, g)
-            state["is_started"].fill_(1)
+            state["is_started"] = True
         nu = state["nu"].mul_(self.beta).addcmul_(g, g, value=1 - self.beta)
         if self.running_max:
             torch.maximum(state["max_nu"], nu, out=state["max_nu"])
 
     def diagonal(self, state: State, t: int) -> Tensor:
-        nu = state["max_nu" if self.running_max else "nu"]
+        nu: Tensor = state["max_nu" if self.running_max else "nu"]
         if self.bias_correction:
             nu = nu / (1 - self.beta**t)
         if self.eps_inside_root:
@@ -180,9 +181,8 @@ class Accumulated(PreconditionerRule, frozen=True, tag="accumulated", forbid_unk
         state["sum"].addcmul_(g, g)
 
     def diagonal(self, state: State, t: int) -> Tensor:
-        if self.eps_inside_root:
-            return (state["sum"] + self.eps).sqrt_()
-        return state["sum"].sqrt().add_(self.eps)
+        total: Tensor = state["sum"]
+        return (total + self.eps).sqrt_() if self.eps_inside_root else total.sqrt().add_(self.eps)
 
 
 class Factored(PreconditionerRule, frozen=True, tag="factored", forbid_unknown_fields=True):
@@ -214,14 +214,13 @@ class Factored(PreconditionerRule, frozen=True, tag="factored", forbid_unknown_f
         return "sqrt(rows of nu x columns of nu / mean of nu)"
 
     def init(self, w: Tensor, start: int) -> State:
-        count = torch.zeros((), dtype=torch.float64)
         if w.ndim < 2:
-            return {"count": count, "nu": torch.zeros_like(w, memory_format=torch.preserve_format)}
-        return {"count": count, "rows": w.new_zeros(w.shape[:-1]), "columns": w.new_zeros(*w.shape[:-2], w.shape[-1])}
+            return {"count": 0, "nu": torch.zeros_like(w, memory_format=torch.preserve_format)}
+        return {"count": 0, "rows": w.new_zeros(w.shape[:-1]), "columns": w.new_zeros(*w.shape[:-2], w.shape[-1])}
 
     def update(self, state: State, g: Tensor) -> None:
         state["count"] += 1
-        weight = float(state["count"]) ** -self.decay
+        weight = state["count"] ** -self.decay
         square = g.square().add_(self.eps)
         if "nu" in state:
             state["nu"].lerp_(square, weight)
@@ -231,8 +230,10 @@ class Factored(PreconditionerRule, frozen=True, tag="factored", forbid_unknown_f
 
     def diagonal(self, state: State, t: int) -> Tensor:
         if "nu" in state:
-            return state["nu"].sqrt()
-        rows, columns = state["rows"], state["columns"]
+            nu: Tensor = state["nu"]
+            return nu.sqrt()
+        rows: Tensor = state["rows"]
+        columns: Tensor = state["columns"]
         relative = rows / rows.mean(dim=-1, keepdim=True)
         return (relative[..., :, None] * columns[..., None, :]).sqrt_()
 
@@ -268,7 +269,8 @@ class FixedDiagonal(PreconditionerRule, frozen=True, tag="fixed_diagonal", eq=Fa
         pass
 
     def diagonal(self, state: State, t: int) -> Tensor:
-        return state["P"]
+        P: Tensor = state["P"]
+        return P
 
 
 class FixedDense(PreconditionerRule, frozen=True, tag="fixed_dense", eq=False):
@@ -309,4 +311,5 @@ class FixedDense(PreconditionerRule, frozen=True, tag="fixed_dense", eq=False):
         pass
 
     def diagonal(self, state: State, t: int) -> Tensor:
-        return state["P"]
+        P: Tensor = state["P"]
+        return P

@@ -1,4 +1,7 @@
-"""The named methods under torch's names and main keywords; the lecture spelling (beta1=, beta2=) works too."""
+"""The named methods under torch's names and main keywords; the lecture spelling (beta1=, beta2=) works too.
+
+`eps_inside_root` takes P = (nu + eps)^power, as some lecture notes write the adaptive methods, for nu^power + eps.
+"""
 
 from __future__ import annotations
 
@@ -108,8 +111,7 @@ def Adam(
     """
     recipe = AdamRecipe(
         lr=lr,
-        beta1=betas[0] if beta1 is None else beta1,
-        beta2=betas[1] if beta2 is None else beta2,
+        **_betas("Adam", betas, beta1, beta2),
         eps=eps,
         eps_inside_root=eps_inside_root,
         bias_correction=bias_correction,
@@ -131,13 +133,14 @@ def AdamW(
     beta1: float | None = None,
     beta2: float | None = None,
     bias_correction: bool = True,
+    eps_inside_root: bool = False,
 ) -> GradientMethod:
     """AdamW (Loshchilov and Hutter 2019, Algorithm 2): Adam with decoupled weight decay."""
     recipe = AdamWRecipe(
         lr=lr,
-        beta1=betas[0] if beta1 is None else beta1,
-        beta2=betas[1] if beta2 is None else beta2,
+        **_betas("AdamW", betas, beta1, beta2),
         eps=eps,
+        eps_inside_root=eps_inside_root,
         bias_correction=bias_correction,
         amsgrad=amsgrad,
         weight_decay=weight_decay,
@@ -174,10 +177,17 @@ def AMSGrad(
     weight_decay: float = 0.0,
     *,
     bias_correction: bool = False,
+    eps_inside_root: bool = False,
 ) -> GradientMethod:
     """AMSGrad (Reddi et al. 2018, Algorithm 2): the maximum of nu itself; `bias_correction` gives torch's."""
     recipe = AMSGradRecipe(
-        lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, bias_correction=bias_correction
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        eps_inside_root=eps_inside_root,
+        bias_correction=bias_correction,
+        weight_decay=weight_decay,
     )
     return recipe.build(params)
 
@@ -192,10 +202,18 @@ def Padam(
     *,
     power: float = 0.25,
     running_max: bool = False,
+    eps_inside_root: bool = False,
 ) -> GradientMethod:
     """Padam (Chen et al. 2018): P = nu^power + eps; its authors take the running maximum of nu as well."""
     recipe = PadamRecipe(
-        lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, power=power, running_max=running_max
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        eps_inside_root=eps_inside_root,
+        power=power,
+        running_max=running_max,
+        weight_decay=weight_decay,
     )
     return recipe.build(params)
 
@@ -210,6 +228,7 @@ def NAdam(
     beta1: float | None = None,
     beta2: float | None = None,
     bias_correction: bool = False,
+    eps_inside_root: bool = False,
     momentum_decay: float | None = None,
 ) -> GradientMethod:
     """Nadam with constant beta1 and no bias correction (Cohen et al. 2022, Figure 5) unless told otherwise.
@@ -219,9 +238,9 @@ def NAdam(
     """
     recipe = NAdamRecipe(
         lr=lr,
-        beta1=betas[0] if beta1 is None else beta1,
-        beta2=betas[1] if beta2 is None else beta2,
+        **_betas("NAdam", betas, beta1, beta2),
         eps=eps,
+        eps_inside_root=eps_inside_root,
         bias_correction=bias_correction,
         momentum_decay=momentum_decay,
         weight_decay=weight_decay,
@@ -240,6 +259,16 @@ def Adafactor(
 ) -> GradientMethod:
     """Adafactor (Shazeer and Stern 2018) with momentum, as Cohen et al. 2022 run it; see `Factored`."""
     return AdafactorRecipe(lr=lr, beta1=beta1, decay=decay, eps=eps, weight_decay=weight_decay).build(params)
+
+
+def _betas(method: str, betas: tuple[float, float], beta1: float | None, beta2: float | None) -> dict[str, float]:
+    """Both decays, each from the lecture spelling where that is given."""
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ConfigError(f"{method}: betas must be two numbers; got {betas!r}. Write betas=(0.9, 0.999).")
+    return {
+        "beta1": betas[0] if beta1 is None else beta1,
+        "beta2": betas[1] if beta2 is None else beta2,
+    }
 
 
 RMSProp = RMSprop

@@ -174,6 +174,7 @@ class AdamWRecipe(Recipe, frozen=True, tag="adamw"):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    eps_inside_root: bool = False
     bias_correction: bool = True
     amsgrad: bool = False
 
@@ -183,7 +184,13 @@ class AdamWRecipe(Recipe, frozen=True, tag="adamw"):
 
     @property
     def preconditioner(self) -> PreconditionerRule:
-        return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.bias_correction, running_max=self.amsgrad)
+        return RMS(
+            beta=self.beta2,
+            eps=self.eps,
+            eps_inside_root=self.eps_inside_root,
+            bias_correction=self.bias_correction,
+            running_max=self.amsgrad,
+        )
 
 
 class AdaGradRecipe(Recipe, frozen=True, tag="adagrad"):
@@ -212,6 +219,7 @@ class AMSGradRecipe(Recipe, frozen=True, tag="amsgrad"):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    eps_inside_root: bool = False
     bias_correction: bool = False
 
     @property
@@ -220,7 +228,13 @@ class AMSGradRecipe(Recipe, frozen=True, tag="amsgrad"):
 
     @property
     def preconditioner(self) -> PreconditionerRule:
-        return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.bias_correction, running_max=True)
+        return RMS(
+            beta=self.beta2,
+            eps=self.eps,
+            eps_inside_root=self.eps_inside_root,
+            bias_correction=self.bias_correction,
+            running_max=True,
+        )
 
 
 class PadamRecipe(Recipe, frozen=True, tag="padam"):
@@ -231,6 +245,7 @@ class PadamRecipe(Recipe, frozen=True, tag="padam"):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    eps_inside_root: bool = False
     power: float = 0.25
     running_max: bool = False
 
@@ -240,7 +255,13 @@ class PadamRecipe(Recipe, frozen=True, tag="padam"):
 
     @property
     def preconditioner(self) -> PreconditionerRule:
-        return RMS(beta=self.beta2, eps=self.eps, power=self.power, running_max=self.running_max)
+        return RMS(
+            beta=self.beta2,
+            eps=self.eps,
+            eps_inside_root=self.eps_inside_root,
+            power=self.power,
+            running_max=self.running_max,
+        )
 
 
 class NAdamRecipe(Recipe, frozen=True, tag="nadam"):
@@ -255,6 +276,7 @@ class NAdamRecipe(Recipe, frozen=True, tag="nadam"):
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    eps_inside_root: bool = False
     bias_correction: bool = False
     momentum_decay: float | None = None
 
@@ -273,11 +295,19 @@ class NAdamRecipe(Recipe, frozen=True, tag="nadam"):
 
     @property
     def preconditioner(self) -> PreconditionerRule:
-        return RMS(beta=self.beta2, eps=self.eps, bias_correction=self.is_corrected)
+        return RMS(
+            beta=self.beta2,
+            eps=self.eps,
+            eps_inside_root=self.eps_inside_root,
+            bias_correction=self.is_corrected,
+        )
 
     @property
     def formula(self) -> str:
-        return "sqrt(nu/(1-beta2^t)) + eps" if self.is_corrected else self.preconditioner.formula
+        if not self.is_corrected:
+            return self.preconditioner.formula
+        # The momentum rule makes up for the start of its average, so P does not carry 1-beta1^t as Adam's does.
+        return "sqrt(nu/(1-beta2^t) + eps)" if self.eps_inside_root else "sqrt(nu/(1-beta2^t)) + eps"
 
 
 class AdafactorRecipe(Recipe, frozen=True, tag="adafactor"):

@@ -15,15 +15,15 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from tightrope.errors import ConfigError, ShapeError, UnsupportedOptimizerError, check_number
+from tightrope.errors import ConfigError, ShapeError, UnsupportedOptimizerError, check_count, check_number
 
-from .ascent import Ascent, climb
+from .ascent import Ascent, Writings, climb, has_new_gradient, writings
 from .buffers import buffers_kept
 from .frozen import Frozen
+from .loading import MAX_SEED, Memory, load_base, memory_of
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
-COUNTERS = ("num_steps", "num_ascents", "seed", "grad_norm")
-"""What a state_dict holds of SAM itself."""
+MEMORY = Memory.__struct_fields__
 
 
 class SharpnessAware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,10 +60,8 @@ class SharpnessAware(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         check_number("SAM: rho", self.rho, lambda rho: 0 <= rho < math.inf, finite, hint)
         check_number("SAM: eta", self.eta, lambda eta: 0 <= eta < math.inf, finite)
         check_number("SAM: sparsity", self.sparsity, lambda share: 0 <= share < 1, "be in [0, 1)")
-        for name in ("micro_batches", "every"):
-            count = getattr(self, name)
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ConfigError(f"SAM: {name} must be a whole number, at least 1; got {count!r}.")
+        check_count("SAM: micro_batches", self.micro_batches)
+        check_count("SAM: every", self.every)
 
     @property
     def label(self) -> str:
@@ -109,8 +107,9 @@ class SAM(torch.optim.Optimizer):
 
     Weights come back bit for bit, also after an exception. So do the buffers of every module that runs inside:
     BatchNorm's running statistics are those of the first pass. Layers that draw random numbers draw anew.
-    With micro_batches = m run the first three statements for each part; after the m-th, .grad is the mean. With
-    every above 1 enter the block only where `sam.is_ascent_due`.
+    With micro_batches = m run the first three statements for each part; after the m-th, .grad is the mean. `zero_grad`
+    clears `.grad` alone: parts that will not make a step, such as those left over at an epoch's end, are dropped by
+    `sam.discard()`. With every above 1 enter the block only where `sam.is_ascent_due`.
 
     Args:
         base: Any torch optimizer that needs no closure itself.
@@ -119,7 +118,8 @@ class SAM(torch.optim.Optimizer):
         model: Whose buffers to keep; default those of the modules seen running. Give it where torch.compile made
             the model: it warns of the hook that watches them.
     Raises:
-        ConfigError: a hyperparameter is out of its range, or step and ascent are called out of order.
+        ConfigError: a hyperparameter is out of its range, step and ascent are called out of order, or a block ran no
+            second backward.
         ShapeError: a gradient is missing, sparse or complex.
         UnsupportedOptimizerError: the base is no optimizer, is SAM itself or takes closures of its own (LBFGS).
     Cost:
@@ -147,15 +147,16 @@ class SAM(torch.optim.Optimizer):
             raise UnsupportedOptimizerError(
                 f"SAM: base must be an optimizer that steps once on given gradients, such as SGD(...); got {kind}."
             )
-        check_number("SAM: seed", seed, lambda seed: 0 <= seed < 2**62 and seed == int(seed), "be a whole number")
+        check_number("SAM: seed", seed, lambda seed: 0 <= seed < MAX_SEED and seed == int(seed), "be a whole number")
         self.base, self.seed, self.model = base, int(seed), model
         self.rule = SharpnessAware(
             rho=rho, adaptive=adaptive, eta=eta, micro_batches=micro_batches, sparsity=sparsity, every=every
         )
         self.num_steps = self.num_ascents = 0
+        self.last_ascent: int | None = None
         self.grad_norm: float | None = None
         self._scales: dict[Tensor, Tensor] = {}
-        self._forget()
+        self.discard()
         self._is_up = False
         # What torch restores an unpickled optimizer by: hooks and profiling, without groups of its own.
         torch.optim.Optimizer.__setstate__(self, {})
@@ -195,9 +196,11 @@ class SAM(torch.optim.Optimizer):
             raise ConfigError("SAM: step() must come after the ascent block; got a call inside it. Unindent it.")
         loss = None if closure is None else self._evaluate(closure)
         if 0 < self._num_gathered < self.rule.micro_batches:
+            num_gathered = self._num_gathered
+            self.discard()
             raise ConfigError(
-                f"SAM: step() must follow {self.rule.micro_batches} ascents, one for each micro-batch; "
-                f"got {self._num_gathered}."
+                f"SAM: step() must follow {self.rule.micro_batches} ascents, one for each micro-batch; got "
+                f"{num_gathered}, now dropped. Go on with a first part; call discard() where parts are left over."
             )
         self.base.step()
         self.num_steps += 1
@@ -206,7 +209,7 @@ class SAM(torch.optim.Optimizer):
     def _evaluate(self, closure: Callable[..., Any]) -> Any:
         m = self.rule.micro_batches
         losses = []
-        self._forget()  # parts of a step that an exception ended
+        self.discard()  # parts of a step that an exception ended
         for part in [(i,) for i in range(m)] if m > 1 else [()]:
             with torch.enable_grad():
                 losses.append(closure(*part))
@@ -227,15 +230,23 @@ class SAM(torch.optim.Optimizer):
         """
         if self._is_up:
             raise ConfigError("SAM: ascent() must not be entered twice; got a call inside the block.")
+        if not self.is_ascent_due:
+            raise ConfigError(
+                f"SAM: with every={self.rule.every} an ascent is due on steps 1, {self.rule.every + 1}, ...; got one "
+                f"on step {self.num_steps + 1}. Enter the block where sam.is_ascent_due, which does not count steps "
+                "that a gradient scaler skips."
+            )
         climbing = self._climbing()
         former = [w.detach().clone() for w in climbing]
         with buffers_kept(self.model):
             try:
                 self._is_up = True
                 self._climb(climbing, grad_scale)
+                cleared = writings(self._having_gradients())
                 yield
+                self._check_second(cleared)
             except BaseException:
-                self._forget()
+                self.discard()
                 raise
             finally:
                 self._is_up = False
@@ -243,9 +254,19 @@ class SAM(torch.optim.Optimizer):
                     torch._foreach_copy_(climbing, former)
         self._gather()
 
+    def _having_gradients(self) -> list[Tensor]:
+        return [w for group in self.param_groups for w in group["params"] if w.grad is not None]
+
+    def _check_second(self, cleared: Writings) -> None:
+        if not has_new_gradient(self._having_gradients(), cleared):
+            raise ConfigError(
+                "SAM: the ascent block must run a second backward(); got no new gradient in it, and a step would "
+                "follow zeros."
+            )
+
     def _climbing(self) -> list[Tensor]:
         """The parameters that have a gradient."""
-        climbing = [w for group in self.param_groups for w in group["params"] if w.grad is not None]
+        climbing = self._having_gradients()
         if not climbing:
             raise ShapeError("SAM: an ascent needs the gradient of a first backward(); got none in any parameter.")
         if any(w.grad.is_sparse or w.grad.is_complex() for w in climbing if w.grad is not None):
@@ -260,6 +281,7 @@ class SAM(torch.optim.Optimizer):
         self.grad_norm = norm / grad_scale
         self._scales = dict(zip(climbing, scales, strict=True)) if scales else {}
         self.num_ascents += 1
+        self.last_ascent = self.num_steps
         # Where they lie, for they may be views of one vector.
         torch._foreach_zero_([w.grad for w in climbing if w.grad is not None])
 
@@ -270,16 +292,20 @@ class SAM(torch.optim.Optimizer):
         if m == 1:
             return
         gathered = self._gathered
-        for w in (w for group in self.param_groups for w in group["params"] if w.grad is not None):
-            gathered[w] = gathered[w].add_(w.grad) if w in gathered else w.grad.clone()
+        for w in self._having_gradients():
+            if w.grad is not None:
+                gathered[w] = gathered[w].add_(w.grad) if w in gathered else w.grad.clone()
         self._num_gathered += 1
         if self._num_gathered == m:
             for w, total in gathered.items():
                 w.grad = total.div_(m) if w.grad is None else w.grad.copy_(total.div_(m))
-            self._forget()
+            self.discard()
 
-    def _forget(self) -> None:
-        """Drop what was gathered."""
+    def discard(self) -> None:
+        """Drop the micro-batches gathered for a step that will not come; after a whole step there are none.
+
+        A step that raises for want of parts, an exception in the block and a step with a closure drop them too.
+        """
         self._num_gathered = 0
         self._gathered: dict[Tensor, Tensor] = {}
 
@@ -287,12 +313,7 @@ class SAM(torch.optim.Optimizer):
         """What `freeze` says of the whole, from what it says of the base: the Hessian as the last ascent bends it."""
         if base.status == "no_threshold" or self.rule.rho == 0:
             return base
-        reason = self.rule.no_threshold()
-        if not reason and self.grad_norm is not None and not 0 < self.grad_norm < math.inf:
-            reason = (
-                "SAM: the last ascent met a gradient that was zero or not finite and did nothing; "
-                "take another step, then measure."
-            )
+        reason = self.rule.no_threshold() or self._idleness()
         if reason:
             return replace(base, groups=(), P=None, D=None, status="no_threshold", reason=reason)
         if base.status != "linear":
@@ -303,6 +324,20 @@ class SAM(torch.optim.Optimizer):
         factor = self.rule.rho / self.grad_norm
         held = f"the ascent held at {factor:.3g} times the gradient"
         return replace(base, ascent=Ascent(factor, self._flat_scale(base.parameters)), condition=held)
+
+    def _idleness(self) -> str:
+        """Why the last step was a plain one though steps of this rule ascend; empty where it was not, or none was."""
+        if self.last_ascent is not None and self.num_steps > self.last_ascent + 1:
+            return (
+                f"SAM: the last step did not ascend: of {self.num_steps} steps number {self.last_ascent + 1} was the "
+                "last to do so. Freeze sam.base for the edge of plain steps, or ascend before the next, then measure."
+            )
+        if self.grad_norm is not None and not 0 < self.grad_norm < math.inf:
+            return (
+                "SAM: the last ascent met a gradient that was zero or not finite and did nothing; "
+                "take another step, then measure."
+            )
+        return ""
 
     @property
     def _is_scaled(self) -> bool:
@@ -320,26 +355,21 @@ class SAM(torch.optim.Optimizer):
 
         What ASAM and masks scaled the last ascent by is not in it: after loading, `freeze` waits for the next one.
         """
-        return {**self.base.state_dict(), "sam": {name: getattr(self, name) for name in COUNTERS}}
+        return {**self.base.state_dict(), "sam": {name: getattr(self, name) for name in MEMORY}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a `state_dict` of SAM over the same base.
 
         Raises:
-            ConfigError: it is of another optimizer; nothing is changed.
+            ConfigError: it is of another optimizer or of other parameters; nothing is changed.
         """
-        counters = state_dict.get("sam")
-        if not isinstance(counters, dict) or set(counters) != set(COUNTERS):
-            raise ConfigError(
-                f"SAM: load_state_dict needs the state of SAM; got one with {sorted(state_dict)}. "
-                "Load the state of a plain optimizer into sam.base."
-            )
-        self.base.load_state_dict({name: value for name, value in state_dict.items() if name != "sam"})
-        vars(self).update(counters)
+        memory = memory_of(state_dict)
+        load_base(self.base, {name: value for name, value in state_dict.items() if name != "sam"})
+        vars(self).update(msgspec.structs.asdict(memory))
         self._scales = {}
-        self._forget()
+        self.discard()
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks, and what schedulers put on the instance, stay behind, as with torch's own optimizers.
-        kept = (*COUNTERS, "base", "model", "rule", "_scales", "_gathered", "_num_gathered", "_is_up")
+        kept = (*MEMORY, "base", "model", "rule", "_scales", "_gathered", "_num_gathered", "_is_up")
         return {name: getattr(self, name) for name in kept}

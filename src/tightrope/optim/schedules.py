@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from tightrope.errors import ConfigError, check_number
+from tightrope.errors import ConfigError, check_count, check_number
 
 from .preconditioner import AbstractStructMeta
 
@@ -49,6 +49,7 @@ class StepDecay(Schedule, frozen=True, tag="step_decay"):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
+        check_count("step_decay: every", self.every)
         check_number("step_decay: gamma", self.gamma, lambda gamma: 0 < gamma <= 1, "be in (0, 1]")
 
     def __call__(self, step: int) -> float:
@@ -59,6 +60,9 @@ class LinearWarmup(Schedule, frozen=True, tag="linear_warmup"):
     """From 1/num_steps up to 1 in equal steps, then 1."""
 
     num_steps: Count
+
+    def __post_init__(self) -> None:
+        check_count("linear_warmup: num_steps", self.num_steps)
 
     def __call__(self, step: int) -> float:
         return min(1.0, (step + 1) / self.num_steps)
@@ -80,6 +84,8 @@ class Cosine(Schedule, frozen=True, tag="cosine"):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
+        check_count("cosine: num_steps", self.num_steps)
+        check_count("cosine: num_warmup", self.num_warmup, 0)
         _check_floor("cosine", self.floor)
         if self.num_warmup >= self.num_steps:
             raise ConfigError(
@@ -111,6 +117,7 @@ class WarmRestarts(Schedule, frozen=True, tag="warm_restarts"):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
+        check_count("warm_restarts: period", self.period)
         _check_floor("warm_restarts", self.floor)
         check_number(
             "warm_restarts: growth", self.growth, lambda growth: 1 <= growth <= 1000, "be at least 1 and at most 1000"
@@ -161,6 +168,7 @@ class OneCycle(Schedule, frozen=True, tag="one_cycle"):
     end: float = 1 / 25e4
 
     def __post_init__(self) -> None:
+        check_count("one_cycle: num_steps", self.num_steps)
         check_number("one_cycle: rise", self.rise, lambda rise: 0 < rise < 1, "be in (0, 1)")
         _check_floor("one_cycle", self.start)
         _check_floor("one_cycle", self.end)
@@ -185,6 +193,9 @@ class WarmupStableDecay(Schedule, frozen=True, tag="warmup_stable_decay"):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
+        check_count("warmup_stable_decay: num_warmup", self.num_warmup, 0)
+        check_count("warmup_stable_decay: num_stable", self.num_stable, 0)
+        check_count("warmup_stable_decay: num_decay", self.num_decay)
         _check_floor("warmup_stable_decay", self.floor)
 
     def __call__(self, step: int) -> float:
@@ -202,6 +213,9 @@ class InverseSquareRoot(Schedule, frozen=True, tag="inverse_square_root"):
     """
 
     num_warmup: Count
+
+    def __post_init__(self) -> None:
+        check_count("inverse_square_root: num_warmup", self.num_warmup)
 
     def __call__(self, step: int) -> float:
         t = step + 1
