@@ -22,9 +22,6 @@ from tightrope.errors import ConfigError, ShapeError, check_number
 from .ascent import joint_norm
 from .preconditioner import AbstractStructMeta
 
-LARGE = torch.finfo(torch.float32).max ** 0.5
-"""Squares of numbers above it leave single precision."""
-
 
 @dataclass(frozen=True)
 class Clipped:
@@ -182,10 +179,11 @@ class UnitClip(Clipping, frozen=True, tag="unit"):
     def __call__(self, parameters: Tensor | Iterable[Tensor]) -> Clipped:
         every = _listed(parameters)
         gradients = _gradients(every)
+        # Units whose squares leave single precision look infinite in it.
         for dtype in (torch.float32, torch.float64):
             lengths = {w: _unit_norms(g, dtype) for w, g in gradients.items()}
             norm = _norm(lengths.values())
-            if norm < LARGE:
+            if math.isfinite(norm):
                 break
         limits = {w: _unit_norms(w, dtype).clamp_(min=self.eps).mul_(self.factor) for w in gradients}
         is_clipped = {w: _is_over(lengths[w], limits[w]) for w in gradients}
