@@ -22,6 +22,7 @@ from tightrope.curvature import (
     top_eigenvalues,
     trace,
 )
+from tightrope.curvature.draws import gaussian, seeded
 from tightrope.errors import ConfigError, ShapeError
 
 NUM_PROCESSES = 2
@@ -29,7 +30,7 @@ EXAMPLES = randn(11, 3)
 SHARDS = EXAMPLES[:4], EXAMPLES[4:]
 P = 40
 ROWS = slice(0, 16), slice(16, P)
-MATRIX = symmetric([9.0, 4.0, -6.0] + torch.linspace(0, 0.02, P - 3).tolist(), seed=4)
+MATRIX = symmetric([9.0, 4.0, -6.0, *torch.linspace(0, 0.02, P - 3).tolist()], seed=4)
 LOW_RANK = symmetric([9.0, 4.0, -6.0] + [0.0] * (P - 3), seed=5)
 START = randn(P, 3, seed=6)
 
@@ -173,7 +174,9 @@ def test_vectors_in_shards_give_the_spectrum_of_the_whole(found):
         got = each["vectors_in_shards"]
         nodes, weights = got["nodes"][0, :4], got["weights"][0, :4]
         torch.testing.assert_close(nodes, torch.tensor([-6.0, 0.0, 4.0, 9.0]).double(), rtol=1e-12, atol=1e-12)
-        v = torch.cat([randn(1, ROWS[rank].stop - ROWS[rank].start, seed=rank)[0] for rank in range(NUM_PROCESSES)])
+        v = torch.cat(
+            [gaussian(Dense(torch.eye(len(START[rows])).double()), 1, seeded(i))[:, 0] for i, rows in enumerate(ROWS)]
+        )
         vectors = torch.linalg.eigh(LOW_RANK).eigenvectors[:, [0, -2, -1]]
         torch.testing.assert_close(weights[[0, 2, 3]], (vectors.T @ v) ** 2 / v.dot(v), rtol=1e-12, atol=1e-12)
         assert got["trace"] == pytest.approx(7.0, rel=1e-12)

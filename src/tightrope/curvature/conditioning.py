@@ -9,11 +9,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from tightrope.errors import check_number
 
-from .draws import gaussian
+from .draws import gaussian, seeded
 from .operators import SymmetricOperator
 from .ritz import RitzSpace
 
@@ -66,7 +64,7 @@ def condition_number(operator: SymmetricOperator, *, num_products: int = 64, see
     """
     check_number("condition_number: num_products", num_products, lambda num: num >= 1, "be at least 1")
     space = RitzSpace(operator, num_products)
-    block = gaussian(operator, 1, torch.Generator().manual_seed(seed))
+    block = gaussian(operator, 1, seeded(seed))
     while space.is_finite and space.extend(block):
         block = space.last_products()
     if not space.is_finite:

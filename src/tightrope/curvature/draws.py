@@ -10,6 +10,14 @@ from torch import Tensor
 
 from .operators import SymmetricOperator
 
+SALT = 0x7169_6874
+"""Sets our draws apart from those of data or weights that were drawn from the same seed: they must be independent."""
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator that no `torch.manual_seed` of the same number is in step with."""
+    return torch.Generator().manual_seed((seed ^ SALT) & 0xFFFF_FFFF_FFFF_FFFF)
+
 
 def gaussian(operator: SymmetricOperator, num: int, generator: torch.Generator) -> Tensor:
     """Standard normal columns (p, num), uniform in direction."""

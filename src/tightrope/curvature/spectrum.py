@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tightrope.errors import ConfigError, check_number
 
-from .draws import gaussian
+from .draws import gaussian, seeded
 from .operators import SymmetricOperator
 from .ritz import RitzSpace
 
@@ -192,7 +192,7 @@ def spectral_density(
     """
     check_number("spectral_density: num_vectors", num_vectors, lambda num: num >= 1, "be at least 1")
     check_number("spectral_density: num_steps", num_steps, lambda num: num >= 1, "be at least 1")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     m, num_products = min(num_steps, operator.size), 0
     nodes = torch.full((num_vectors, m), math.nan, dtype=torch.float64)
     weights, is_closed = torch.full_like(nodes, math.nan), torch.zeros(num_vectors, dtype=torch.bool)

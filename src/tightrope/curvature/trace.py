@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tightrope.errors import check_number
 
-from .draws import rademacher
+from .draws import rademacher, seeded
 from .operators import SymmetricOperator
 from .ritz import RitzSpace
 
@@ -145,7 +145,7 @@ def diagonal(operator: SymmetricOperator, *, num_vectors: int = 64, seed: int = 
         values = _columns(operator).diagonal().clone()
         status = "exact" if _is_finite(operator, values) else "not_finite"
         return DiagonalEstimate(values, torch.zeros_like(values), operator.size, seed, status)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     mean = torch.zeros(operator.size, dtype=operator.dtype, device=operator.device)
     spread = torch.zeros_like(mean)
     for count in range(1, num_vectors + 1):  # Welford's update: no difference of large sums
@@ -163,7 +163,7 @@ class _Deflated:
 
     def __init__(self, operator: SymmetricOperator, num_products: int, seed: int) -> None:
         self.num, self.seed = num_products // 3, seed
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         sketch = operator @ rademacher(operator, self.num, generator)
         space = RitzSpace(operator, self.num)
         space.extend(sketch)
