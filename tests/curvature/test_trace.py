@@ -11,7 +11,17 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from tests.reference.matrices import SPECTRA, Counting, randn, symmetric
-from tightrope.curvature import Dense, Scaled, condition_number, diagonal, frobenius_norm, trace
+from tightrope.curvature import (
+    Dense,
+    Hessian,
+    Scaled,
+    condition_number,
+    diagonal,
+    effective_dimension,
+    frobenius_norm,
+    spectral_density,
+    trace,
+)
 from tightrope.errors import ConfigError
 
 TRUTHS = {trace: lambda A: float(A.trace()), frobenius_norm: lambda A: float(A.norm())}
@@ -185,6 +195,37 @@ def test_an_eigenvalue_below_zero_that_was_not_met_leaves_a_bound_that_says_if()
     assert condition_number(Dense(A)).status == "not_positive"
 
 
+# Of a network
+
+
+def test_a_networks_hessian_has_the_trace_norm_and_density_that_its_matrix_has():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(12, 12), torch.nn.Tanh(), torch.nn.Linear(12, 4)).double()
+    x, y = randn(40, 12, seed=1), torch.arange(40) % 4
+    H = Hessian(model, lambda model, batch: torch.nn.functional.cross_entropy(model(batch[0]), batch[1]), (x, y))
+    matrix = H @ torch.eye(H.size, dtype=torch.float64)
+    eigenvalues = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+    density = spectral_density(H, num_vectors=32, num_steps=30)
+    alpha = 1e-2
+    positive = eigenvalues.clamp(min=0)
+    pairs = [
+        (trace(H), float(matrix.trace())),
+        (frobenius_norm(H), float(matrix.norm())),
+        (density.moment(1), float(eigenvalues.mean())),
+        (density.mass(0.02, math.inf), float((eigenvalues > 0.02).double().mean())),
+        (effective_dimension(density, alpha), float((positive / (positive + alpha)).sum())),
+    ]
+    for found, truth in pairs:
+        assert 0 < found.standard_error < 0.2 * abs(truth)
+        reach = 5 * found.standard_error
+        lower, upper = getattr(found, "lower", found.value), getattr(found, "upper", found.value)
+        assert lower - reach < truth < upper + reach
+    entries = diagonal(H)
+    z = (entries.values - matrix.diagonal()) / entries.standard_errors
+    assert float(z.abs().max()) < 5
+    assert float(density.nodes.max()) == pytest.approx(float(eigenvalues[-1]), rel=1e-6)
+
+
 # What surrounds them
 
 TOOLS = {
@@ -205,6 +246,15 @@ def test_products_that_are_not_finite_are_a_status(tool, bad, first, p):
     if hasattr(found, "value"):
         assert math.isnan(found.value)
         assert math.isnan(found.standard_error)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("which", range(1, 13))
+def test_one_product_that_is_not_finite_is_enough(tool, which):
+    operator = Counting(symmetric(torch.linspace(1, 2, 20)))
+    plain = operator.apply
+    operator.apply = lambda v: plain(v) * (math.nan if operator.num_applied == which else 1.0)
+    assert TOOLS[tool](operator).status == "not_finite"
 
 
 @pytest.mark.parametrize("tool", TOOLS)

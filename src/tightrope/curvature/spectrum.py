@@ -25,7 +25,8 @@ class SpectralEstimate:
     """A mean or sum over the eigenvalues, and what is known about it.
 
     Two things can be wrong with it, and each has its number: random directions stand for all (`standard_error`), and
-    nodes stand for each direction's own eigenvalues (`lower`, `upper`).
+    nodes stand for each direction's own eigenvalues (`lower`, `upper`). Where these lie far apart, the value can be
+    off by many standard errors; more steps bring them together, more directions do not.
 
     Attributes:
         value: The mean over the random directions.
