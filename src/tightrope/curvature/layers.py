@@ -47,6 +47,7 @@ def layer_shares(
     Raises:
         ShapeError: the vector is not (p,).
     Example:
+        >>> import torch
         >>> [first, second] = layer_shares(torch.tensor([0.6, 0.8, 0.0]), {"a": torch.zeros(1), "b": torch.zeros(2)})
         >>> second.name, round(second.share, 4), round(second.participation, 4)
         ('b', 0.64, 1.0)
@@ -64,6 +65,7 @@ def participation(vector: Tensor) -> float:
     """How many coordinates hold a direction u: 1 / sum(u^4) at unit length, 1 to p; NaN for zero or not finite.
 
     Example:
+        >>> import torch
         >>> participation(torch.tensor([1.0, -1.0, 0.0]))
         2.0
     """
