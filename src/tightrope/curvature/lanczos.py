@@ -10,6 +10,7 @@ from torch import Tensor
 from tightrope.errors import ShapeError
 
 from .bounds import probabilistic_upper
+from .draws import gaussian, seeded
 from .operators import SymmetricOperator
 from .ritz import RitzSpace
 
@@ -94,7 +95,7 @@ def top_eigenvalues(
     """
     _check(operator, k, start, rtol, max_products)
     space = RitzSpace(operator, max_products)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     if start is None:
         return _from_cold(space, k, rtol, generator, confidence, bound_rtol)
     start = start.to(operator.device, operator.dtype)
@@ -105,7 +106,7 @@ def _from_cold(
     space: RitzSpace, k: int, rtol: float, generator: torch.Generator, confidence: float, bound_rtol: float | None
 ) -> EigenResult:
     """Block Lanczos: the space is the Krylov space of k random vectors, so bounds on random starts hold."""
-    block, num_rounds = _random(space.operator, k, generator), 0
+    block, num_rounds = gaussian(space.operator, k, generator), 0
     while True:
         num_rounds = num_rounds + 1 if space.extend(block) else 0
         if not space.is_finite:
@@ -117,7 +118,7 @@ def _from_cold(
             status = "max_products" if not look.is_converged else "converged" if is_bounded else "bound_not_reached"
             return look.result(upper, "exact" if space.is_whole else "probabilistic", status, confidence)
         # A Krylov space that closed on itself says nothing of directions lost in rounding: start another beside it.
-        block = space.last_products() if num_rounds else _random(space.operator, 1, generator)
+        block = space.last_products() if num_rounds else gaussian(space.operator, 1, generator)
 
 
 def _from_warm(
@@ -133,7 +134,7 @@ def _from_warm(
             status = "converged" if is_found else "max_products"
             return look.result(look.nearest, "exact" if space.is_whole else "residual", status, None)
         if not num_added or len(look.theta) < k:
-            block = _random(space.operator, 1, generator)
+            block = gaussian(space.operator, 1, generator)
         elif is_found or not num_steps:
             block, num_steps = torch.cat([look.unconverged_residuals, guard_product], dim=1), num_steps + 1
         else:
@@ -197,17 +198,11 @@ def _guarded(operator: SymmetricOperator, k: int, start: Tensor, generator: torc
     """The start and, as last column, a random guard: blended into the first vector beyond the wanted k, which then
     gathers what the guards of successive calls find, or beside them where there is none.
     """
-    guard = _random(operator, max(1, k - start.shape[1]), generator)
+    guard = gaussian(operator, max(1, k - start.shape[1]), generator)
     if start.shape[1] <= k:
         return torch.cat([start, guard], dim=1)
     length = operator.inner(guard, guard).sqrt()
     return torch.cat([start[:, :k], start[:, k : k + 1] + GUARD_SHARE * guard / length], dim=1)
-
-
-def _random(operator: SymmetricOperator, num: int, generator: torch.Generator) -> Tensor:
-    """Gaussian columns (p, num), uniform in direction; drawn on the CPU so that a seed means the same anywhere."""
-    block = torch.randn(num, operator.size, generator=generator, dtype=torch.float64)
-    return block.T.to(operator.device, operator.dtype)
 
 
 def _not_finite(space: RitzSpace, k: int) -> EigenResult:
