@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.reference.held import flat, growth, parameters, warmed
+from tests.reference.held import fill, flat, growth, parameters, warmed
 from tightrope.errors import ConfigError, UnsupportedOptimizerError
-from tightrope.optim import Momentum, Reading, freeze, heavy_ball, register_reader
+from tightrope.optim import SAM, Momentum, NAdam, Reading, freeze, heavy_ball, register_reader
 from tightrope.optim.freezing.readers import READERS
 
 TORCH = torch.optim
@@ -295,17 +295,26 @@ def test_probing_leaves_no_trace():
 def test_a_later_probe_takes_few_steps_and_a_refusal_none(monkeypatch):
     counts = {}
     for kind in (Halving, Signed):
-        ws = parameters()
-        optimizer, num = warmed(kind(ws), ws), []
+        ws = [*parameters(), torch.nn.Parameter(torch.ones(9, dtype=torch.float64))]
+        optimizer, sizes = kind(ws), []
+        for w in ws:
+            w.grad = w.detach() + 1
+        optimizer.step()
         step = kind.step
-        monkeypatch.setattr(kind, "step", lambda self, step=step, num=num: (num.append(1), step(self))[1])
+        monkeypatch.setattr(
+            kind,
+            "step",
+            lambda self, step=step, sizes=sizes: (sizes.append(len(self.param_groups[0]["params"])), step(self))[1],
+        )
         freeze(optimizer)
-        first = len(num)
+        first = sizes.copy()
         freeze(optimizer)
-        counts[kind] = first, len(num) - first
-    assert counts[Halving][0] <= 90
-    assert counts[Halving][1] <= 9
-    assert counts[Signed][1] == 0
+        counts[kind] = first.count(3), first.count(2), len(sizes) - len(first)
+    whole, thin, later = counts[Halving]
+    assert whole <= 100
+    assert 384 <= thin <= 1000
+    assert later <= 9
+    assert counts[Signed][1:] == (0, 0)
 
 
 def test_a_changed_hyperparameter_is_seen_after_a_probe():
@@ -488,3 +497,128 @@ def test_what_is_no_optimizer_is_refused():
 @pytest.mark.parametrize("name", ["accelerate", "lightning"])
 def test_the_slow_suite_has_every_integration_installed(name):
     assert importlib.util.find_spec(name), f"{name} is missing: `make slow` installs it"
+
+
+def test_a_parameter_that_joined_later_has_the_momentum_of_its_own_step():
+    for make in (lambda p: TORCH.NAdam(p), lambda p: NAdam(p, lr=2e-3, momentum_decay=4e-3)):
+        ws = parameters()
+        optimizer = make(ws)
+        for t in range(300):
+            ws[0].grad, ws[1].grad = torch.ones_like(ws[0]), torch.ones_like(ws[1]) if t >= 298 else None
+            optimizer.step()
+        frozen = freeze(optimizer)
+        alone = []
+        for w in ws:
+            single = make([w])
+            single.state[w] = optimizer.state[w]
+            alone.append(freeze(single))
+        assert [group.size for group in frozen.groups] == [12, 5]
+        assert frozen.groups[0].threshold > 1.2 * frozen.groups[1].threshold
+        assert torch.equal(frozen.D, torch.cat([each.D for each in alone]))
+
+
+def test_a_parameter_without_a_step_does_not_split_its_group():
+    ws = parameters()
+    optimizer = TORCH.NAdam(ws)
+    ws[1].grad = torch.ones_like(ws[1])
+    optimizer.step()
+    frozen = freeze(optimizer)
+    (group,) = frozen.groups
+    assert group.size == 17
+    assert (frozen.D[:12] == 0).all()
+
+
+def adafactor_spiked():
+    ws = parameters()
+    optimizer = warmed(TORCH.Adafactor(ws, 1e-2), ws, 5)
+    for w in ws:
+        w.grad = 20 * w.grad
+    optimizer.step()
+    return optimizer, ws
+
+
+def test_adafactor_with_cleared_gradients_says_when_to_measure():
+    optimizer, _ = adafactor_spiked()
+    assert freeze(optimizer).status == "linear"
+    optimizer.zero_grad(set_to_none=False)
+    assert "before zero_grad()" in freeze(optimizer).reason
+
+
+def test_adafactor_with_a_gradient_that_its_state_has_not_seen_says_when_to_measure():
+    optimizer, ws = adafactor_spiked()
+    ws[0].grad = 10 * ws[0].grad
+    assert "not that of its last step" in freeze(optimizer).reason
+
+
+def test_adafactor_tells_what_its_edge_depends_on():
+    optimizer, _ = adafactor_spiked()
+    assert "gradient in .grad" in freeze(optimizer).condition
+    held = freeze(SAM(optimizer, 0.0))
+    assert "gradient in .grad" in held.condition
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(30))
+def test_adafactors_step_as_long_as_the_weights_is_right_or_refused(seed, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    w, g = torch.randn(2, 8, 6, generator=generator, dtype=dtype)
+    before, w = w.clone(), torch.nn.Parameter(w)
+    optimizer = TORCH.Adafactor([w], lr=1.0)
+    w.grad = g
+    optimizer.step()
+    frozen = freeze(optimizer)
+    if frozen.status == "linear":
+        torch.testing.assert_close(frozen.P, (g / (before - w.detach())).reshape(-1), rtol=1e-3, atol=0)
+    else:
+        assert "lower lr" in frozen.reason
+
+
+def test_a_first_step_skipped_for_its_gradient_is_no_step():
+    ws = parameters(torch.float32)
+    optimizer, scaler = TORCH.Adam(ws, fused=True), torch.amp.GradScaler("cpu")
+    fill(ws, torch.full((17,), torch.inf))
+    scaler.scale(torch.ones(1))
+    scaler.step(optimizer)
+    frozen = freeze(optimizer)
+    assert frozen.status == "not_stepped"
+    assert "call optimizer.step() once" in frozen.reason
+
+
+def test_a_state_that_is_no_tensor_is_named():
+    assert "cannot be read" in broken(lambda optimizer, state: state.update(exp_avg_sq=0.1)).reason
+
+
+def test_a_lazy_model_is_asked_to_run_once():
+    frozen = freeze(TORCH.SGD(torch.nn.LazyLinear(3).parameters(), 0.1))
+    assert frozen.status == "no_threshold"
+    assert "run the lazy model once" in frozen.reason
+
+
+@pytest.mark.parametrize("lr", [float("nan"), float("inf"), -0.1])
+def test_a_learning_rate_that_is_none_is_named(lr):
+    ws = parameters()
+    optimizer = warmed(TORCH.Adam(ws), ws)
+    optimizer.param_groups[0]["lr"] = lr
+    assert "learning rate must be finite and at least 0" in freeze(optimizer).reason
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [TORCH.Adam, TORCH.RMSprop, TORCH.Adagrad, TORCH.NAdam, TORCH.RAdam])
+def test_half_precision_rounds_the_state_but_not_what_is_read_from_it(make, dtype):
+    ws = parameters(dtype)
+    optimizer = warmed(make(ws, eps=1e-3), ws, 20)
+    wide = parameters()
+    twin = warmed(make(wide, eps=float(torch.tensor(1e-3, dtype=dtype))), wide, 20)
+    for w, other in zip(ws, wide, strict=True):
+        twin.state[other] = {name: value.double() for name, value in optimizer.state[w].items()}
+    torch.testing.assert_close(freeze(optimizer).P.double(), freeze(twin).P, rtol=1e-6, atol=0)
+
+
+def test_an_eps_that_half_precision_rounds_to_zero_is_named():
+    ws = parameters(torch.float16)
+    optimizer = TORCH.Adam(ws)
+    fill(ws, torch.zeros(17))
+    optimizer.step()
+    reason = freeze(optimizer).reason
+    assert "rounds to 0" in reason
+    assert "float16" in reason

@@ -1,7 +1,7 @@
 """A running optimizer whose second moment is held, the plain way: put everything but the momenta back, step, repeat.
 
-Gradients are too small to move the second moment, so one step moves it by its own fading only: choose a decay close
-to 1, and take enough steps before, so that this is far below the 1 % the edge is asked to.
+Gradients are too small to move the second moment, so one step moves it by its own fading only. What a step without
+gradients changes is added beforehand, which leaves the square of that fading: far below the 1 % the edge is asked to.
 """
 
 import copy
@@ -23,8 +23,13 @@ def fill(ws, vector):
         w.grad = part.view_as(w).to(w.dtype).clone()
 
 
+def put(ws, vector):
+    for w, part in zip(ws, vector.split([w.numel() for w in ws]), strict=True):
+        w.data.copy_(part.view_as(w))
+
+
 def flat(ws):
-    return torch.cat([w.detach().reshape(-1) for w in ws])
+    return torch.cat([w.detach().reshape(-1) for w in ws]).double()
 
 
 def warmed(optimizer, ws, num_steps=60):
@@ -40,27 +45,70 @@ def warmed(optimizer, ws, num_steps=60):
 def growth(optimizer, ws, frozen, momenta, ratio, num_steps=4000):
     """Growth of the weights on a quadratic whose lambda_1(D^1/2 (H + shift) D^1/2) is `ratio`; stops at 1e4 or 1e-2."""
     generator = torch.Generator().manual_seed(3)
-    basis = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64)).Q
-    S = basis @ torch.diag(torch.linspace(0.5, 1, SIZE, dtype=torch.float64) * ratio) @ basis.T
-    root = frozen.half_scaling()
-    H = S / root[:, None] / root - torch.diag(torch.ones(SIZE, dtype=torch.float64) * frozen.shift)
-    kept = copy.deepcopy(optimizer.state_dict())
-    start = 1e-15 * root * torch.randn(SIZE, generator=generator, dtype=torch.float64)
-    fill(ws, start)
+    root = frozen.half_scaling().double()
+    size = len(root)
+    axis = torch.nn.functional.normalize(torch.randn(size, generator=generator, dtype=torch.float64), dim=0)
+    values = torch.linspace(0.5, 1, size, dtype=torch.float64)[torch.randperm(size, generator=generator)] * ratio
+
+    def scaled(w):
+        return torch.where(root > 0, w / root, torch.zeros_like(w))
+
+    def reflected(y):
+        return y - 2 * axis * (axis @ y)
+
+    def gradient(w):
+        """H w with H = D^-1/2 Q diag(values) Q D^-1/2 - shift and the reflection Q, which mixes all elements."""
+        return scaled(reflected(values * reflected(scaled(w)))) - frozen.shift * w
+
+    start = 1e-60 * root * torch.randn(size, generator=generator, dtype=torch.float64)
+    _widen(optimizer, ws)
+    kept = _kept(optimizer, ws, momenta)
+    put(ws, start)
+    grown = 1.0
+    for _ in range(num_steps):
+        _put_back(optimizer, kept, momenta)
+        fill(ws, gradient(flat(ws)))
+        optimizer.step()
+        grown = (scaled(flat(ws)).norm() / scaled(start).norm()).item()
+        if not 1e-2 < grown < 1e4:
+            break
+    return grown
+
+
+def _widen(optimizer, ws):
+    """Everything in double precision, so that gradients can be smaller than any second moment."""
     for w in ws:
-        w.data.copy_(w.grad)
+        w.data, w.grad = w.data.double(), None
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.is_floating_point():
+                state[name] = value.double()
+
+
+def _kept(optimizer, ws, momenta):
+    """The state to step from, without momenta: a step without gradients leaves what the optimizer holds now."""
+    now = copy.deepcopy(optimizer.state_dict())["state"]
+    kept = copy.deepcopy(optimizer.state_dict())
+    for _ in range(6):
+        _put_back(optimizer, kept, momenta)
+        _forget(optimizer, momenta)
+        fill(ws, torch.zeros_like(flat(ws)))
+        put(ws, flat(ws) * 0)
+        optimizer.step()
+        for i, after in enumerate(optimizer.state.values()):
+            for name, value in now[i].items():
+                if name != "step" and name not in momenta and (isinstance(value, float) or torch.is_tensor(value)):
+                    before = kept["state"][i][name] + (value - after[name])
+                    is_square = torch.is_tensor(value) and bool((value >= 0).all())
+                    kept["state"][i][name] = before.clamp(min=0) if is_square else before
+    _forget(optimizer, momenta)
+    return kept
+
+
+def _forget(optimizer, momenta):
     for state in optimizer.state.values():
         for name in momenta & state.keys():
             state[name].zero_()
-    size = 1.0
-    for _ in range(num_steps):
-        _put_back(optimizer, kept, momenta)
-        fill(ws, H @ flat(ws))
-        optimizer.step()
-        size = ((flat(ws) / root).norm() / (start / root).norm()).item()
-        if not 1e-2 < size < 1e4:
-            break
-    return size
 
 
 def _put_back(optimizer, kept, momenta):

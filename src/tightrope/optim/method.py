@@ -156,7 +156,8 @@ class GradientMethod(torch.optim.Optimizer):
     def momentum(self, group: dict[str, Any]) -> Momentum:
         """The linear momentum rule a group's last step followed; before any step, that of the first.
 
-        Where the rule changes with the step, a parameter that joined later is read as if it had been there all along.
+        Where the rule changes with the step, it is that of the parameter with the most steps: `freeze` asks for those
+        that joined later as groups of their own.
         """
         rule: MomentumRule = group["momentum"]
         steps = [self.state[w]["preconditioner_step"] for w in group["params"] if self.state.get(w)]

@@ -1,6 +1,6 @@
 """The frozen linear method of any optimizer: read from its state, looked through, or found by probing a copy."""
 
 from .adapters import freeze, register_reader
-from .readers import Reading
+from .reading import Reading
 
 __all__ = ["freeze", "register_reader", "Reading"]

@@ -6,76 +6,15 @@ Legend: b1, b2 = decay of first and second moment, nu = second moment, t = step,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tightrope.errors import ConfigError
-
 from ..method import GradientMethod
 from ..momentum import Momentum, heavy_ball, nesterov, none
-
-NOT_STEPPED = "the optimizer has no preconditioner before its first step; call optimizer.step() once, then measure."
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one parameter group says of itself.
-
-    Attributes:
-        momentum: Its linear momentum rule.
-        is_decoupled: Whether decay acts on the weights directly instead of being added to the gradient.
-        diagonal: A parameter -> its P in the parameter's shape, positive; None for the identity. A new tensor.
-        is_ready: Whether a parameter has what P is read from; None where P is known from the start.
-        weight_decay: Decay per unit of lr; None for the group's own `weight_decay`.
-        unready: What to do where no parameter is ready.
-    """
-
-    momentum: Momentum
-    is_decoupled: bool = False
-    diagonal: Callable[[Tensor], Tensor | None] = lambda w: None
-    is_ready: Callable[[Tensor], bool] | None = None
-    weight_decay: float | None = None
-    unready: str = NOT_STEPPED
-
-    def has_state(self, w: Tensor) -> bool:
-        """Whether P is known for a parameter."""
-        return self.is_ready is None or self.is_ready(w)
-
-
-Reader = Callable[[Any, dict[str, Any]], Reading]
-
-
-def _holds(optimizer: torch.optim.Optimizer, *names: str, is_shaped: bool = True) -> Callable[[Tensor], bool]:
-    """Whether a parameter has been moved; refuses a state that is half there or another optimizer's.
-
-    Args:
-        names: What its state holds then.
-        is_shaped: Whether the last of it has the shape of the parameter.
-    """
-
-    def is_ready(w: Tensor) -> bool:
-        state = optimizer.state.get(w)
-        if not state:
-            return False
-        kind, missing = type(optimizer).__name__, [name for name in names if name not in state]
-        if missing:
-            raise ConfigError(
-                f"the state of {kind} must hold {', '.join(missing)}; it holds {', '.join(map(str, state))}. Load the "
-                f"state of the same {kind}, or clear optimizer.state and take a step."
-            )
-        shape = state[names[-1]].shape
-        if is_shaped and shape != w.shape:
-            raise ConfigError(
-                f"the state of {kind} must have the parameter's shape {tuple(w.shape)}; got {tuple(shape)}. Load the "
-                "state of the same model."
-            )
-        return True
-
-    return is_ready
+from .adafactor import read_adafactor
+from .reading import Reader, Reading, eps_of, holds, wide
 
 
 def read_gradient_method(optimizer: GradientMethod, group: dict[str, Any]) -> Reading:
@@ -100,16 +39,15 @@ def read_adam(optimizer: torch.optim.Optimizer, group: dict[str, Any], is_decoup
 
     def diagonal(w: Tensor) -> Tensor:
         state = optimizer.state[w]
-        nu: Tensor = state[name]
-        t = int(state["step"])
+        nu, t = wide(state[name]), int(state["step"])
         # P = (1 - b1^t) (sqrt(nu / (1 - b2^t)) + eps) in three passes.
-        return nu.sqrt().mul_((1 - b1**t) / math.sqrt(1 - b2**t)).add_(float(group["eps"]) * (1 - b1**t))
+        return nu.sqrt().mul_((1 - b1**t) / math.sqrt(1 - b2**t)).add_(eps_of(group, w) * (1 - b1**t))
 
     return Reading(
         momentum=heavy_ball(b1, ema=True),
         is_decoupled=is_decoupled or group.get("decoupled_weight_decay", False),
         diagonal=diagonal,
-        is_ready=_holds(optimizer, "step", "exp_avg", name),
+        is_ready=holds(optimizer, "step", "exp_avg", name),
     )
 
 
@@ -123,15 +61,16 @@ def read_rmsprop(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Rea
 
     def diagonal(w: Tensor) -> Tensor:
         state = optimizer.state[w]
-        nu: Tensor = state["square_avg"]
+        nu = wide(state["square_avg"])
         if group["centered"]:
-            nu = nu.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
-        return nu.sqrt() + float(group["eps"])
+            mean = wide(state["grad_avg"])
+            nu = nu.addcmul(mean, mean, value=-1)
+        return nu.sqrt() + eps_of(group, w)
 
     return Reading(
         momentum=heavy_ball(group["momentum"], ema=False),
         diagonal=diagonal,
-        is_ready=_holds(optimizer, "step", *(["grad_avg"] if group["centered"] else []), "square_avg"),
+        is_ready=holds(optimizer, "step", *(["grad_avg"] if group["centered"] else []), "square_avg"),
     )
 
 
@@ -140,13 +79,11 @@ def read_adagrad(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Rea
 
     def diagonal(w: Tensor) -> Tensor:
         state = optimizer.state[w]
-        P: Tensor = state["sum"].sqrt() + float(group["eps"])
+        P = wide(state["sum"]).sqrt() + eps_of(group, w)
         # torch lowers the learning rate by this factor; here it is carried in P, as bias correction is.
         return P * (1 + (int(state["step"]) - 1) * float(group["lr_decay"]))
 
-    holds = _holds(optimizer, "step", "sum")
-    # torch fills the sum when the optimizer is made; before the first step it says nothing yet.
-    return Reading(none(), diagonal=diagonal, is_ready=lambda w: holds(w) and int(optimizer.state[w]["step"]) > 0)
+    return Reading(none(), diagonal=diagonal, is_ready=holds(optimizer, "step", "sum"))
 
 
 def read_adamax(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
@@ -155,12 +92,9 @@ def read_adamax(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Read
 
     def diagonal(w: Tensor) -> Tensor:
         state = optimizer.state[w]
-        largest: Tensor = state["exp_inf"]
-        return largest * (1 - b1 ** int(state["step"]))
+        return wide(state["exp_inf"]) * (1 - b1 ** int(state["step"]))
 
-    return Reading(
-        heavy_ball(b1, ema=True), diagonal=diagonal, is_ready=_holds(optimizer, "step", "exp_avg", "exp_inf")
-    )
+    return Reading(heavy_ball(b1, ema=True), diagonal=diagonal, is_ready=holds(optimizer, "step", "exp_avg", "exp_inf"))
 
 
 def read_radam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
@@ -173,24 +107,29 @@ def read_radam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Readi
         t = int(state["step"])
         limit = 2 / (1 - b2) - 1
         length = limit - 2 * t * b2**t / (1 - b2**t)
-        nu: Tensor = state["exp_avg_sq"]
+        nu = wide(state["exp_avg_sq"])
         if length <= 5:
             return torch.full_like(nu, 1 - b1**t)
         rectified = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length)
-        return (nu.sqrt() + float(group["eps"])) * ((1 - b1**t) / math.sqrt(rectified * (1 - b2**t)))
+        return (nu.sqrt() + eps_of(group, w)) * ((1 - b1**t) / math.sqrt(rectified * (1 - b2**t)))
 
     return Reading(
         momentum=heavy_ball(b1, ema=True),
         is_decoupled=group.get("decoupled_weight_decay", False),
         diagonal=diagonal,
-        is_ready=_holds(optimizer, "step", "exp_avg", "exp_avg_sq"),
+        is_ready=holds(optimizer, "step", "exp_avg", "exp_avg_sq"),
     )
 
 
 def read_nadam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
-    """torch's Nadam at its present step: its weights of the gradient and of the average change every step."""
+    """torch's Nadam at its present step: its weights of the gradient and of the average change every step.
+
+    `freeze` asks apart for parameters that have taken different numbers of steps.
+    """
     b1, b2 = (float(b) for b in group["betas"])
-    ready = [optimizer.state[w] for w in group["params"] if "mu_product" in optimizer.state.get(w, {})]
+    ready = [
+        state for w in group["params"] if (state := optimizer.state.get(w, {})) and state.get("mu_product", 1) != 1
+    ]
 
     def mu(t: int) -> float:
         return b1 * (1 - 0.5 * math.pow(0.96, t * float(group["momentum_decay"])))
@@ -202,71 +141,14 @@ def read_nadam(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Readi
 
     def diagonal(w: Tensor) -> Tensor:
         state = optimizer.state[w]
-        nu: Tensor = state["exp_avg_sq"]
-        return (nu / (1 - b2 ** int(state["step"]))).sqrt() + float(group["eps"])
+        return (wide(state["exp_avg_sq"]) / (1 - b2 ** int(state["step"]))).sqrt() + eps_of(group, w)
 
     return Reading(
         momentum=momentum(ready[0]) if ready else nesterov(b1, ema=True),
         is_decoupled=group.get("decoupled_weight_decay", False),
         diagonal=diagonal,
-        is_ready=_holds(optimizer, "step", "mu_product", "exp_avg_sq"),
+        is_ready=holds(optimizer, "step", "mu_product", "exp_avg_sq"),
     )
-
-
-def read_adafactor(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Reading:
-    """torch's Adafactor: its step is cut by the size of its own update and scaled by the size of the weights.
-
-    Neither is in its state. Both follow from that step's gradient, so `.grad` must still hold it. With the update
-    u = P0^-1 g and the weights w after the step, the size r of the weights before it solves
-    n r^2 (1 - lr wd)^2 = ||w + s u||^2, where s = max(eps2, r) rho / cut is the step's length along u.
-    """
-
-    def diagonal(w: Tensor) -> Tensor:
-        state, g = optimizer.state[w], w.grad
-        t, lr = int(state["step"]), float(group["lr"])
-        eps1, eps2 = group["eps"]
-        eps1 = torch.finfo(w.dtype).eps if eps1 is None else eps1
-        P0 = _factored(state, eps1).clamp(min=eps1 * eps1).sqrt_()
-        assert g is not None
-        u = g / P0
-        size = math.sqrt(w.numel())
-        cut = max(1.0, float(u.norm()) / (size * group["d"]))
-        rho = min(lr, 1 / math.sqrt(t))
-        r = _size_before(w, u, rho / cut, eps2, 1 - lr * group["weight_decay"])
-        # Everything but lr is carried in P.
-        return P0.mul_(cut / (r * (rho / lr if lr > 0 else 1.0)))
-
-    whole = _holds(optimizer, "step", "variance")
-    factored = _holds(optimizer, "step", "row_var", "col_var", is_shaped=False)
-    return Reading(
-        none(),
-        is_decoupled=True,
-        diagonal=diagonal,
-        is_ready=lambda w: (factored if w.ndim > 1 else whole)(w) and w.grad is not None,
-        unready="Adafactor's step is cut by the size of its gradient: after step() measure before zero_grad().",
-    )
-
-
-def _factored(state: dict[str, Any], eps: float) -> Tensor:
-    """The second moment, from its row and column means where it is kept by them."""
-    if "variance" in state:
-        return state["variance"].clone()  # type: ignore[no-any-return]
-    row, col = state["row_var"], state["col_var"]
-    return (row @ col).div_(row.mean(dim=-2, keepdim=True).clamp_(min=eps))  # type: ignore[no-any-return]
-
-
-def _size_before(w: Tensor, u: Tensor, step: float, floor: float, kept: float) -> float:
-    """max(floor, r) for the root mean square r of the weights before a step that left w = kept w_before - step r u."""
-    n = w.numel()
-    ww, wu, uu = (float((a * b).sum(dtype=torch.float64)) / n for a, b in ((w, w), (w, u), (u, u)))
-    a, b = kept * kept - step * step * uu, step * wu
-    if a <= 0:
-        raise ConfigError(
-            "Adafactor's last step was as long as the weights themselves, whose size before it cannot be recovered; "
-            "lower lr."
-        )
-    r = (b + math.sqrt(max(0.0, b * b + a * ww))) / a
-    return r if r >= floor else floor
 
 
 # By "package.Class"; `register_reader` adds to it.

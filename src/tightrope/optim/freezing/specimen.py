@@ -1,18 +1,17 @@
 """A specimen: the copy of an optimizer, in float64, that can be put into any state and asked for one step.
 
-What a step may change is a number in the optimizer's state, in its groups or in its own attributes. A number is
-known by its path, such as ("state", 0, "exp_avg"); integers and floats are handled as tensors without dimensions.
+What a step may change is a number in the optimizer's state, in its groups, in its own attributes or in those of its
+classes. A number is known by its path, such as ("state", 0, "exp_avg"); integers, floats and flags are handled as
+tensors without dimensions. What a step appends to a list is taken off again: it logs, or its effect is seen.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import random
 import warnings
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ import torch
 from torch import Tensor
 
 from tightrope.errors import UnsupportedOptimizerError
+
+from .surroundings import class_attributes, own_classes
 
 Path = tuple[Hashable, ...]
 Numbers = dict[Path, Tensor]
@@ -31,20 +32,25 @@ class Specimen:
     """A double precision copy of an optimizer that only its owner steps.
 
     Args:
-        optimizer: Never touched; the copy shares no tensor, hook or generator with it.
+        optimizer: Never touched; the copy shares no tensor, hook or generator with it. What its classes keep is
+            shared: see `surroundings_kept`.
+        is_thin: Of each group only the smallest parameter of each number of dimensions.
     Raises:
         UnsupportedOptimizerError: it cannot be copied.
     Cost:
         Two to four times the memory of the optimizer's state in float32.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, *, is_thin: bool = False) -> None:
         _check_state(optimizer)
         self.optimizer = _copied(optimizer)
         self.groups = self.optimizer.param_groups
+        if is_thin:
+            _thin(self.optimizer)
+        _let_move(self.groups)
         self.params: list[Tensor] = [w for group in self.groups for w in group["params"]]
-        movable = [i for i, w in enumerate(self.params) if w.requires_grad]
-        self.active = [i for i in movable if self.optimizer.state.get(self.params[i])] or movable
+        self.active = _active(self.optimizer, self.params)
+        self._lengths = dict(_list_lengths({"own": self._own(), "class": class_attributes(type(self.optimizer))}, ()))
         sizes = [self.params[i].numel() for i in self.active]
         ends = np.cumsum(sizes).tolist()
         self.slices = {i: slice(end - size, end) for i, size, end in zip(self.active, sizes, ends, strict=True)}
@@ -57,19 +63,20 @@ class Specimen:
 
     def numbers(self) -> Numbers:
         """Every number a step could change, copied."""
-        roots = self._roots()
-        own = {key: value for key, value in roots["own"].items() if key not in APART | {"defaults"}}
+        roots = {**self._roots(), "own": self._own(), "class": class_attributes(type(self.optimizer))}
         known = {id(w) for w in self.params}
-        return {path: _as_tensor(value) for path, value in _numbers({**roots, "own": own}, (), known)}
+        return {path: _as_tensor(value) for path, value in _numbers(roots, (), known)}
 
     def load(self, numbers: Numbers) -> None:
-        """Put numbers where they belong; the rest stays."""
-        roots = self._roots()
+        """Put numbers where they belong; the rest stays, without what was appended to lists."""
+        roots = {**self._roots(), "class": class_attributes(type(self.optimizer))}
+        for path, length in self._lengths.items():
+            del _at(roots, path)[length:]
         for path, number in numbers.items():
-            holder: Any = roots
-            for key in path[:-1]:
-                holder = holder[key]
+            holder = _at(roots, path[:-1])
             holder[path[-1]] = _like(holder[path[-1]], number)
+            if path[0] == "class" and len(path) == 3:
+                setattr(own_classes(type(self.optimizer))[int(str(path[1]))], str(path[2]), holder[path[-1]])
 
     def flat(self, numbers: Numbers, name: Path) -> Tensor:
         """(p,) one state of every parameter, in order; zero where a parameter lacks it."""
@@ -106,6 +113,9 @@ class Specimen:
                 raise UnsupportedOptimizerError(f"a step of its copy failed with {kind}: {line}") from error
         return self.weights() - w
 
+    def _own(self) -> dict[Hashable, Any]:
+        return {key: value for key, value in vars(self.optimizer).items() if key not in APART | {"defaults"}}
+
     def _roots(self) -> dict[Hashable, Any]:
         state = self.optimizer.state
         return {
@@ -113,18 +123,6 @@ class Specimen:
             "group": self.groups,
             "own": vars(self.optimizer),
         }
-
-
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """Every random generator is afterwards as it was: torch's, numpy's and Python's."""
-    ours, numpys = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(ours)
-        np.random.set_state(numpys)
 
 
 def _check_state(optimizer: torch.optim.Optimizer) -> None:
@@ -165,6 +163,46 @@ def _copied(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return made
 
 
+def _thin(optimizer: torch.optim.Optimizer) -> None:
+    """Leave of each group the smallest parameter of each number of dimensions."""
+    params = [w for group in optimizer.param_groups for w in group["params"]]
+    active = {id(params[i]) for i in _active(optimizer, params)}
+    for group in optimizer.param_groups:
+        smallest: dict[int, Tensor] = {}
+        for w in sorted(group["params"], key=torch.numel, reverse=True):
+            if id(w) in active and w.numel():
+                smallest[w.ndim] = w
+        group["params"] = [w for w in group["params"] if any(w is other for other in smallest.values())]
+
+
+def _let_move(groups: list[dict[str, Any]]) -> None:
+    """Give groups whose learning rate is 0 for now one at which they show their method."""
+    largest = max((float(group.get("lr", 1.0)) for group in groups), default=1.0)
+    for group in groups:
+        if float(group.get("lr", 1.0)) == 0:
+            group["lr"] = largest
+
+
+def _active(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> list[int]:
+    """Indices of the parameters it moves: those with a state, or all that may move where none has."""
+    movable = [i for i, w in enumerate(params) if w.requires_grad]
+    return [i for i in movable if optimizer.state.get(params[i])] or movable
+
+
+def _list_lengths(node: Any, path: Path) -> Iterator[tuple[Path, int]]:
+    if isinstance(node, list):
+        yield path, len(node)
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if isinstance(value, dict | list):
+            yield from _list_lengths(value, (*path, key))
+
+
+def _at(root: Any, path: Path) -> Any:
+    for key in path:
+        root = root[key]
+    return root
+
+
 def _widen(node: Any) -> None:
     """Every floating tensor below a node of dicts and lists, in float64."""
     for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
@@ -185,7 +223,7 @@ def _numbers(node: Any, path: Path, skipped: set[int]) -> Iterator[tuple[Path, A
 def _is_number(value: Any) -> bool:
     if isinstance(value, Tensor):
         return not value.is_complex()
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float)
 
 
 def _as_tensor(value: Any) -> Tensor:
@@ -197,4 +235,6 @@ def _like(old: Any, number: Tensor) -> Any:
     if isinstance(old, Tensor):
         rounded = number if old.is_floating_point() else number.round()
         return rounded.to(old.dtype).reshape(old.shape).clone()
+    if isinstance(old, bool):
+        return number.item() >= 0.5
     return round(number.item()) if isinstance(old, int) else number.item()

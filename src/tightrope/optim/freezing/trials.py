@@ -1,8 +1,7 @@
 """Trials of an unknown optimizer: steps from any momentum, weights and gradient, with its second moment held still.
 
-What flips when every gradient flips is momentum; what does not is second moment, or a count; what does neither makes
-an optimizer unreadable. Held means: before a trial the second moment is set so that AFTER the trial step it is what
-the user's optimizer holds now, and counts are what they were in its last step.
+Held means: before a trial the second moment is set so that AFTER the trial step it is what the user's optimizer holds
+now, and counts are what they were in its last step.
 
 Legend: x = momenta (k, p), w = weights (p,), g = gradient (p,).
 """
@@ -12,73 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tightrope.errors import UnsupportedOptimizerError
-
+from .linear_step import ratio
 from .specimen import Numbers, Path, Specimen
 
 NOT_HELD = "its second moment cannot be held still by choosing what it was before a step"
-NUM_FRESH_STEPS = 12  # more than the periods at which methods look ahead
-NUM_TRIES = 8
+NUM_TRIES = 30
+NUM_FITS = 4
 RTOL_HELD = 1e-9
 TINY = 1e-30
-
-
-def momentum_names(optimizer: torch.optim.Optimizer) -> tuple[tuple[Path, ...], set[Path]]:
-    """Names of the states that flip with the gradient, and paths of what a fresh copy keeps besides.
-
-    Raises:
-        UnsupportedOptimizerError: some state or the step itself neither flips nor stays.
-    Cost:
-        A copy and 25 steps of it.
-    """
-    specimen = Specimen(optimizer)
-    start = _without_counts(specimen)
-    w, numbers = _fresh_run(specimen, start, 1.0)
-    w_flipped, flipped = _fresh_run(specimen, start, -1.0)
-    if not (_are_equal(w, -w_flipped) and numbers.keys() == flipped.keys()):
-        raise UnsupportedOptimizerError("its step does not flip when every gradient flips: it is no linear method")
-    odd, even = set(), set()
-    for path, number in numbers.items():
-        if _are_equal(number, flipped[path]):
-            even.add(path)
-        elif _are_equal(number, -flipped[path]) and _is_elementwise(specimen, path, number):
-            odd.add(path[2:])
-        else:
-            raise UnsupportedOptimizerError(f"its '{path[-1]}' neither flips with the gradient nor stays as it is")
-    return tuple(sorted(odd, key=str)), {path for path in even if path[2:] not in odd}
-
-
-def _without_counts(specimen: Specimen) -> Numbers:
-    """The numbers outside the state, those that count steps set back to zero."""
-    before = {path: number for path, number in specimen.numbers().items() if path[0] != "state"}
-    zero = torch.zeros_like(specimen.weights())
-    specimen.step(zero, torch.ones_like(zero))
-    after = specimen.numbers()
-    return {
-        path: torch.zeros_like(number) if number.ndim == 0 and after[path] == number + 1 else number
-        for path, number in before.items()
-    }
-
-
-def _fresh_run(specimen: Specimen, start: Numbers, sign: float) -> tuple[Tensor, Numbers]:
-    """Weights and numbers after steps from scratch on seeded gradients times a sign."""
-    specimen.forget()
-    specimen.load(start)
-    torch.manual_seed(0)
-    w = torch.zeros_like(specimen.weights())
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(NUM_FRESH_STEPS):
-        g = torch.randn(len(w), generator=generator, dtype=torch.float64).to(w.device)
-        w = w + specimen.step(w, sign * g)
-    return w, specimen.numbers()
-
-
-def _are_equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool((a - b).abs().le(1e-9 * a.abs().amax() + TINY).all()) if a.numel() else True
-
-
-def _is_elementwise(specimen: Specimen, path: Path, number: Tensor) -> bool:
-    return path[0] == "state" and number.numel() == specimen.params[int(str(path[1]))].numel()
+LOW, HIGH = -140, 15  # powers of ten between which gradients are looked for
+NOTHING = 1e-60  # what may be left where a second moment is 0: far below any eps squared
+ROUNDING = 1e-6  # what the user's float32 may have rounded a second moment by
 
 
 class Bench:
@@ -87,23 +30,29 @@ class Bench:
     Args:
         optimizer: Left alone.
         names: Its momentum states.
+        is_thin: As for `Specimen`.
 
     Attributes:
         held: What is held, by path.
         size: Number of elements it moves.
         w: (p,) the weights as they are.
+        x: (k, p) the momenta as they are.
+        stuck: (p,) where the last trial that failed could not hold the second moment, or left a weight not finite.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, names: tuple[Path, ...]) -> None:
-        self.specimen, self.names = Specimen(optimizer), names
+    def __init__(self, optimizer: torch.optim.Optimizer, names: tuple[Path, ...], *, is_thin: bool = False) -> None:
+        self.specimen, self.names = Specimen(optimizer, is_thin=is_thin), names
         self.size, self.w = self.specimen.size, self.specimen.weights()
         odd = {("state", i, *name) for i in self.specimen.active for name in names}
-        self.held = {path: number for path, number in self.specimen.numbers().items() if path not in odd}
+        numbers = self.specimen.numbers()
+        self.held = {path: number for path, number in numbers.items() if path not in odd}
+        self.x, self.stuck = self._read(numbers), self.zeros().bool()
         if not any(path[0] == "state" for path in self.held):
             self.specimen.step(self.zeros(), self.zeros())  # it makes its momenta in its first step
         self._odd = odd & self.specimen.numbers().keys()
         self._before = dict(self.held)
         self._slopes: Numbers = {}
+        self._clock: list[Path] = []
 
     def zeros(self) -> Tensor:
         """(p,)"""
@@ -113,22 +62,33 @@ class Bench:
         """(k, p) zeros."""
         return self.zeros().expand(len(self.names), -1).clone()
 
-    def tangent(self, vector: Tensor, w: Tensor) -> Tensor:
-        """(p,) a vector with a ten thousandth of its share along w, in every row of every parameter."""
+    def tangent(self, vector: Tensor, w: Tensor, scale: Tensor) -> Tensor:
+        """(p,) a vector with next to no share along w in every row of every parameter, at most `scale` everywhere.
+
+        What is taken off is spread by scale squared: an element without gradients gets none from its row.
+        """
         parts = []
         for i, part in self.specimen.slices.items():
             rows = self.specimen.params[i].shape[0] if self.specimen.params[i].ndim > 1 else 1
-            v, along = vector[part].view(rows, -1), w[part].view(rows, -1)
+            size = scale[part].view(rows, -1)
+            v, along = ratio(vector[part].view(rows, -1), size), w[part].view(rows, -1) * size
+            along = along / along.abs().amax(1, keepdim=True).clamp(min=1e-300)
             share = (v * along).sum(1) / along.square().sum(1).clamp(min=TINY)
-            parts.append((v - (1 - 1e-4) * along * share[:, None]).reshape(-1))
+            v = v - (1 - 1e-4) * along * share[:, None]
+            parts.append((size * v / v.abs().amax(1, keepdim=True).clamp(min=1)).reshape(-1))
         return torch.cat(parts)
 
-    def trial(self, x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Momenta after one held step, and the change of the weights; None where holding is not possible."""
+    def trial(self, x: Tensor, w: Tensor, g: Tensor, *, is_rounded: bool = False) -> tuple[Tensor, Tensor] | None:
+        """Momenta after one held step, and the change of the weights; None where holding is not possible.
+
+        Args:
+            is_rounded: Where the least that any step leaves is above what is held by a rounding, hold that instead.
+        """
         before, last = self._before, None
         for _ in range(NUM_TRIES):
             after, dw = self._step(before, x, w, g)
             if not (self.held.keys() <= after.keys() and bool(dw.isfinite().all())):
+                self.stuck = ~dw.isfinite()
                 return None
             off = self._off(after)
             if not off:
@@ -137,21 +97,81 @@ class Bench:
             self._learn_slopes(before, after, last)
             last = before, after
             before = self._closer(before, after, off)
-        return None
+        self.stuck = self._elements({path: self._distance(after, path) > 0 for path in off})
+        is_near = all(self.held[path].ndim and not (self._distance(after, path, ROUNDING) > 0).any() for path in off)
+        if not (is_rounded and is_near):
+            return None
+        self.held |= {path: after[path] for path in off}
+        self._before, self._slopes = self._before | {path: after[path] for path in off}, {}
+        return self._read(after), dw
+
+    def fitted(
+        self, x: Tensor, w: Tensor, g: Tensor, *, is_rounded: bool = False
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Momenta and gradient, smaller where they would not be held, and what a trial of them gives."""
+        outcome = self.trial(x, w, g, is_rounded=is_rounded)
+        for _ in range(NUM_FITS):
+            if outcome is not None or not bool(self.stuck.any()):
+                break
+            x, g = torch.where(self.stuck, 1e-3 * x, x), torch.where(self.stuck, 1e-3 * g, g)
+            outcome = self.trial(x, w, g, is_rounded=is_rounded)
+        return x, g, outcome
 
     def natural_scale(self) -> Tensor:
         """(p,) size of the gradients that keep the second moment where it is, 1 where nothing depends on it.
 
-        A second moment that never fades has none: there it is what moves it by a thousandth.
+        A second moment that never fades has none: there it is what moves it by a thousandth. Where a step from
+        nothing leaves as much already, it is what can be held; 0 where P is infinite, so that nothing moves.
         """
         x, zero = self.momenta(), self.zeros()
         still, _ = self._step(self.held, x, zero, zero)
-        low, high = zero - 15, zero + 15
-        for _ in range(9):
+        least = self._moved(still, self._step(self.held, x, zero, zero + 10.0**LOW)[0])
+        # What moves with the direction of a gradient, whatever its size, says nothing about sizes.
+        paths = [path for path in least if self._is_elementwise(path) or not bool(least[path].any())]
+        low, high = zero + LOW, zero + HIGH
+        for _ in range(11):
             middle = (low + high) / 2
-            moved = self._moved(still, self._step(self.held, x, zero, 10**middle)[0])
+            all_moved = self._moved(still, self._step(self.held, x, zero, 10**middle)[0])
+            moved = self._elements({path: all_moved[path] for path in paths})
             low, high = torch.where(moved, low, middle), torch.where(moved, middle, high)
-        return torch.where(high == 15, torch.ones_like(low), 10**low)
+        scale = 0.9 * torch.where(high == HIGH, torch.ones_like(low), 10**low)
+        _, scale, outcome = self.fitted(x, zero, scale, is_rounded=True)
+        smaller = None if outcome is None else self.trial(x, zero, scale / 2)
+        if outcome is None or smaller is None:
+            return scale
+        vanishes = (smaller[1] / scale * 2).abs() < 0.9 * (outcome[1] / scale).abs()
+        is_blank = self._elements({path: held == 0 for path, held in self.held.items() if self._is_elementwise(path)})
+        return torch.where(vanishes & is_blank, zero, scale)
+
+    def parts(self) -> dict[int, Tensor]:
+        """Indices of the elements of each group that has any."""
+        parts: dict[int, list[Tensor]] = {}
+        owner = {id(w): j for j, group in enumerate(self.specimen.groups) for w in group["params"]}
+        for i, part in self.specimen.slices.items():
+            at = torch.arange(part.start, part.stop, device=self.specimen.device)
+            parts.setdefault(owner[id(self.specimen.params[i])], []).append(at)
+        return {j: torch.cat(each) for j, each in sorted(parts.items())}
+
+    def is_clock(self, path: Path) -> bool:
+        """Whether a number moves on by itself."""
+        return path in self._clock
+
+    def find_clock(self, scale: Tensor) -> None:
+        """Learn which of the held numbers move on by themselves, whatever the gradient."""
+        x, zero = self.momenta(), self.zeros()
+        (first, _), (second, _) = (self._step(self.held, x, zero, g) for g in (scale, zero))
+        self._clock = [
+            path
+            for path, held in self.held.items()
+            if held.ndim == 0 and first[path] == second[path] and first[path] != held
+        ]
+
+    def tick(self, scale: Tensor) -> bool:
+        """Hold the clock where the next step leaves it, the second moment where it was; False if a state appears."""
+        after, _ = self._step(self.held, self.momenta(), self.zeros(), scale)
+        self._before |= {path: self.held[path] for path in self._clock}
+        self.held |= {path: after[path] for path in self._clock}
+        return all(path in self.held or path in self._odd for path in after if path[0] == "state")
 
     def _step(self, before: Numbers, x: Tensor, w: Tensor, g: Tensor) -> tuple[Numbers, Tensor]:
         self.specimen.load(before)
@@ -167,38 +187,53 @@ class Bench:
 
     def _off(self, after: Numbers) -> list[Path]:
         """What is not held; counts alone while any of them is off, since all else may depend on them."""
-        off = [
-            path
-            for path, target in self.held.items()
-            if not bool((after[path] - target).abs().le(RTOL_HELD * target.abs() + TINY).all())
-        ]
+        off = [path for path in self.held if bool((self._distance(after, path) > 0).any())]
         return [path for path in off if self.held[path].ndim == 0] or off
+
+    def _distance(self, after: Numbers, path: Path, rtol: float = RTOL_HELD) -> Tensor:
+        """By how much more than rounding a number differs from what is held; infinity where it is none."""
+        target = self.held[path]
+        allowed = torch.where(target == 0, NOTHING, rtol * target.abs())
+        return ((after[path] - target).abs() - allowed).nan_to_num(nan=float("inf"))
 
     def _learn_slopes(self, before: Numbers, after: Numbers, last: tuple[Numbers, Numbers] | None) -> None:
         """How a number after a step follows the number before it, from two steps."""
         for path in self.held if last else ():
             run = before[path] - last[0][path]  # type: ignore[index]
             rise = after[path] - last[1][path]  # type: ignore[index]
-            slope = torch.where(run != 0, rise / run, self._slopes.get(path, torch.ones_like(run)))
-            self._slopes[path] = slope.clamp(0.01, 10)
+            known = self._slopes.get(path, torch.ones_like(run))
+            # Below a floor nothing follows: then go on in longer steps until something does, and back from there.
+            slope = torch.where(run == 0, known, torch.where(rise == 0, known / 4, rise / run))
+            has_crossed = (after[path] > self.held[path]) != (last[1][path] > self.held[path])  # type: ignore[index]
+            slope = torch.where(has_crossed & (slope < 0.5), torch.ones_like(slope), slope)
+            self._slopes[path] = slope.nan_to_num(nan=1.0).clamp(1e-4, 10)
 
     def _closer(self, before: Numbers, after: Numbers, off: list[Path]) -> Numbers:
         closer = dict(before)
         for path in off:
             target = self.held[path]
             moved = before[path] + (target - after[path]) / self._slopes.get(path, torch.ones_like(target))
-            closer[path] = torch.where(target >= 0, moved.clamp(min=0), moved)
+            is_square = (target >= 0) & self._is_elementwise(path)
+            closer[path] = torch.where(is_square, moved.clamp(min=0), moved)
         return closer
 
-    def _moved(self, still: Numbers, after: Numbers) -> Tensor:
-        """(p,) whether a gradient moved the second moment by more than it fades in a step, or by a thousandth."""
-        moved = self.zeros().bool()
-        for i, part in self.specimen.slices.items():
-            for path, target in self.held.items():
-                if path[:2] != ("state", i):
-                    continue
-                change = (after[path] - still[path]).abs()
-                has_moved = ~(change <= torch.maximum(1e-3 * target.abs(), (target - still[path]).clamp(min=0)))
-                is_elementwise = target.numel() == self.specimen.params[i].numel()
-                moved[part] |= has_moved.reshape(-1) if is_elementwise else has_moved.any()
+    def _is_elementwise(self, path: Path) -> bool:
+        return path[0] == "state" and self.held[path].numel() == self.specimen.params[int(str(path[1]))].numel()
+
+    def _moved(self, still: Numbers, after: Numbers) -> dict[Path, Tensor]:
+        """Whether a gradient moved a second moment by more than it fades in a step, or by a thousandth."""
+        moved = {}
+        for path, target in self.held.items():
+            if path[0] == "state":
+                allowed = torch.maximum(1e-3 * target.abs(), (target - still[path]).clamp(min=0)).clamp(min=NOTHING)
+                moved[path] = ~((after[path] - still[path]).abs() <= allowed)
         return moved
+
+    def _elements(self, flags: dict[Path, Tensor]) -> Tensor:
+        """(p,) the elements that flags of some states concern."""
+        marked = self.zeros().bool()
+        for path, flag in flags.items():
+            if path[0] == "state":
+                part = self.specimen.slices[int(str(path[1]))]
+                marked[part] |= flag.reshape(-1) if self._is_elementwise(path) else flag.any()
+        return marked
