@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tightrope.curvature import Hessian
+from tightrope.curvature import FiniteDifference, GaussNewton, Hessian, RebuiltHessian, SymmetricOperator, self_check
 from tightrope.problems import fully_connected
 
 from .calibration import median_seconds
 
 KNOWN = {"MLP": 1.40, "CNN": 2.12, "transformer": 2.57}
+KNOWN_REBUILT = {"MLP": 2.40, "CNN": 3.58, "transformer": 3.91}
+KNOWN_GAUSS_NEWTON = {"MLP": 1.14, "CNN": 1.05, "transformer": 1.61}
 ALLOWED = 1.15
 
 
@@ -49,13 +51,29 @@ class Transformer(nn.Module):
         return self.head(self.norm(self.blocks(self.token(tokens) + self.position)))
 
 
+def outputs(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return model(batch[0])
+
+
+def half_squares(z: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return (z - batch[1]).square().sum() / (2 * len(z))
+
+
 def squared(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return (model(batch[0]) - batch[1]).square().sum() / (2 * len(batch[0]))
+    return half_squares(outputs(model, batch), batch)
+
+
+def logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    with sdpa_kernel(SDPBackend.MATH):
+        return model(tokens[:, :-1])
+
+
+def next_cross_entropy(z: Tensor, tokens: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(z.flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def next_token(model: nn.Module, tokens: Tensor) -> Tensor:
-    with sdpa_kernel(SDPBackend.MATH):
-        return nn.functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    return next_cross_entropy(logits(model, tokens), tokens)
 
 
 def cases() -> dict[str, tuple[nn.Module, Callable[..., Tensor], object]]:
@@ -91,6 +109,28 @@ def costs(model: nn.Module, loss_fn: Callable[..., Tensor], batch: object) -> tu
     return (before + median_seconds(gradient)) / 2, build, product
 
 
+def gauss_newton(model: nn.Module, loss_fn: Callable[..., Tensor], batch: object) -> GaussNewton:
+    """Of the same loss in its two parts."""
+    forward, criterion = (outputs, half_squares) if loss_fn is squared else (logits, next_cross_entropy)
+    return GaussNewton(model, forward, criterion, batch)
+
+
+def route_costs(model: nn.Module, loss_fn: Callable[..., Tensor], batch: object) -> list[float]:
+    """Products by the other routes and the check of first use, in gradients."""
+    parameters = list(model.parameters())
+    unit = median_seconds(lambda: torch.autograd.grad(loss_fn(model, batch), parameters), repeats=5)
+    routes: list[SymmetricOperator] = [
+        RebuiltHessian(model, loss_fn, batch),
+        gauss_newton(model, loss_fn, batch),
+        FiniteDifference(model, loss_fn, batch, dtype=torch.float32),
+        FiniteDifference(model, loss_fn, batch, dtype=torch.float64),
+    ]
+    v = torch.randn(routes[0].size)
+    ratios = [median_seconds(lambda H=H: H @ v, repeats=3) / unit for H in routes]
+    H = Hessian(model, loss_fn, batch)
+    return [*ratios, median_seconds(lambda: self_check(H), repeats=1) / unit]
+
+
 def lines() -> Iterator[str]:
     torch.set_num_threads(1)
     yield (f"{'model':<12} {'parameters':>10} {'gradient':>10} {'build':>7} {'product':>8} {'known':>6}")
@@ -99,3 +139,13 @@ def lines() -> Iterator[str]:
         size, ratio = sum(w.numel() for w in model.parameters()), product / unit
         verdict = "within" if ratio <= ALLOWED * KNOWN[name] else "MISS"
         yield (f"{name:<12} {size:>10} {unit:9.3f}s {build / unit:7.2f} {ratio:8.2f} {KNOWN[name]:6.2f}  {verdict}")
+    yield ""
+    yield f"{'':<12} {'rebuilt':>8} {'known':>6} {'Gauss-N.':>9} {'known':>6} {'diff. 32':>14} {'64':>6} {'check':>6}"
+    for name, (model, loss_fn, batch) in cases().items():
+        rebuilt, newton, single, double, check = route_costs(model, loss_fn, batch)
+        knowns = KNOWN_REBUILT[name], KNOWN_GAUSS_NEWTON[name]
+        is_within = rebuilt <= ALLOWED * knowns[0] and newton <= ALLOWED * knowns[1]
+        yield (
+            f"{name:<12} {rebuilt:8.2f} {knowns[0]:6.2f} {newton:9.2f} {knowns[1]:6.2f} {single:14.2f} {double:6.2f} "
+            f"{check:6.2f}  {'within' if is_within else 'MISS'}"
+        )

@@ -144,6 +144,7 @@ def test_threshold_prints_the_formula_the_gain_the_threshold_and_the_growth(tigh
         (["threshold", "adam", "--lr", "0"], "must be positive"),
         (["threshold", "adamw", "--lr", "1", "--weight-decay", "3"], "must be below 2"),
         (["threshold"], "requires an argument"),
+        (["threshold", "gd", "--grad-norm", "1"], "give --rho as well"),
         (["threshold", "gd", "--rho", "-1"], "rho must be finite and at least 0; got -1.0"),
         (["threshold", "gd", "--rho", "1", "--grad-norm", "0"], "grad_norm must be positive"),
         (["threshold", "gd", "--step", "0"], "step must be at least 1; got 0"),

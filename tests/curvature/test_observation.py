@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo import eval_frame
+from torch.utils.checkpoint import checkpoint
 
 import tightrope
-from tightrope.curvature import Hessian, observing, top_eigenvalues
-from tightrope.errors import ShapeError
+from tightrope.curvature import FiniteDifference, Fisher, GaussNewton, Hessian, hessian, observing, top_eigenvalues
+from tightrope.errors import ConfigError, ShapeError
 from tightrope.parameters import flatten, trainable
 from tightrope.stability import Probe
 
@@ -108,6 +110,9 @@ class Training:
                 torch.is_grad_enabled(),
                 torch.is_inference_mode_enabled(),
                 torch.is_autocast_enabled("cpu"),
+                torch.get_autocast_dtype("cpu"),
+                torch.overrides._get_current_function_mode_stack(),
+                eval_frame._stance.stance,
                 torch.get_default_dtype(),
                 torch.backends.cuda.flash_sdp_enabled(),
                 torch.backends.cuda.mem_efficient_sdp_enabled(),
@@ -120,7 +125,14 @@ def held(x):
     """Identity, place and bits of a tensor; the value itself for anything else."""
     if not isinstance(x, torch.Tensor):
         return x
-    return id(x), x.data_ptr(), x.dtype, x.shape, x.stride(), x.detach().contiguous().numpy().tobytes()
+    return (
+        id(x),
+        x.data_ptr(),
+        x.dtype,
+        x.shape,
+        x.stride(),
+        x.detach().reshape(-1).view(torch.uint8).numpy().tobytes(),
+    )
 
 
 def build(t):
@@ -160,7 +172,46 @@ def measure_at_infinity(t):
     assert Probe(t.model, loss_fn).measure(t.optimizer, t.batch, w=t.w * float("inf")).status == "not_finite"
 
 
-LOOKS = [build, multiply, chunk, choose, measure, probe_twice, probe_elsewhere, measure_at_infinity]
+def rebuild(t):
+    H = hessian(t.model, loss_fn, t.batch, route="rebuilt graph")
+    assert (H @ torch.ones(H.size).double()).isfinite().all()
+
+
+def differ(t):
+    H = FiniteDifference(t.model, loss_fn, t.batch)
+    assert (H @ torch.ones(H.size).double()).isfinite().all()
+
+
+def check(t):
+    assert hessian(t.model, loss_fn, t.batch).check.is_passed
+
+
+def check_and_fall_back(t):
+    t.model.head.forward = lambda x: checkpoint(nn.Linear.forward, t.model.head, x, use_reentrant=True)
+    try:
+        assert hessian(t.model, loss_fn, t.batch).route.startswith("central difference")
+    finally:
+        del t.model.head.forward
+
+
+def fit_into_memory(t):
+    with pytest.raises(ConfigError, match="not the mean of its parts"):
+        hessian(t.model, loss_fn, t.batch, max_bytes=5_000)
+
+
+def linearise(t):
+    def forward(model, batch):
+        return model(batch[0] + torch.randn_like(batch[0]))
+
+    def criterion(z, batch):
+        return ((z - batch[1]) ** 2).mean()
+
+    for H in (GaussNewton(t.model, forward, criterion, t.batch), Fisher(t.model, forward, criterion, t.batch)):
+        assert (H @ torch.ones(H.size).double()).isfinite().all()
+
+
+LOOKS = [rebuild, differ, check, check_and_fall_back, fit_into_memory, linearise]
+LOOKS += [build, multiply, chunk, choose, measure, probe_twice, probe_elsewhere, measure_at_infinity]
 
 
 @pytest.mark.parametrize("mode", [nullcontext, torch.no_grad], ids=["", "inside no_grad"])
@@ -170,6 +221,18 @@ def test_a_look_leaves_every_bit_as_it_was(look, mode):
     with mode():
         before = t.state()
         look(t)
+        assert t.state() == before
+
+
+@pytest.mark.parametrize("route", ["auto", "kept graph", "rebuilt graph", "central difference"])
+def test_a_look_at_half_precision_under_autocast_leaves_every_bit_as_it_was(route):
+    t = Training()
+    t.model.bfloat16()
+    t.batch = tuple(x.bfloat16() for x in t.batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = t.state()
+        H = hessian(t.model, loss_fn, t.batch, route=route)
+        assert (H @ torch.ones(H.size)).isfinite().all()
         assert t.state() == before
 
 

@@ -126,6 +126,18 @@ def test_a_long_rhythm_is_found_by_the_number_that_tells_its_length(kind, num_st
     assert frozen.status == "no_threshold"
 
 
+class LookingAheadOnce(LookingAheadLate):
+    """A length of which nothing tells, and only one beat of it within the walk."""
+
+    def turn(self, w, state, lr, every):
+        LookingAheadLate.turn(self, w, state, lr, 100)
+
+
+def test_a_memory_that_is_made_later_is_refused():
+    ws = parameters()
+    assert "makes a new memory" in freeze(warmed(LookingAheadOnce(ws), ws, 1)).reason
+
+
 def test_the_same_method_without_a_rhythm_is_answered():
     ws = parameters()
     frozen = freeze(warmed(Counting(ws), ws))

@@ -398,3 +398,9 @@ def test_parameters_may_be_a_generator_a_tensor_named_or_groups():
     ):
         optimizer = optim.Adam(params)
         assert all(isinstance(each, torch.nn.Parameter) for each in optimizer.param_groups[0]["params"])
+
+
+def test_a_parameter_in_two_groups_is_refused_with_advice():
+    w = torch.nn.Parameter(torch.ones(3))
+    with pytest.raises(ShapeError, match=r"more than one parameter group\. Give each trainable tensor once"):
+        optim.Adam([{"params": [w]}, {"params": [w]}])

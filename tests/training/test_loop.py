@@ -145,6 +145,24 @@ def test_the_start_names_a_threshold_only_where_one_holds_all_along(tmp_path, ch
         assert row["edge"] == pytest.approx(record.measurements["threshold"][-1])
 
 
+def test_a_gradient_that_is_not_finite_ends_the_run_before_its_step(tmp_path, monkeypatch):
+    build, problems = Quadratic.build, []
+
+    def broken(self, seed, dtype):
+        problem = build(self, seed, dtype)
+        # sqrt(0) has the value 0 and the slope infinity, times 0: NaN.
+        loss_fn = lambda model, batch: problem.loss_fn(model, batch) + (0 * model().sum()).abs().sqrt()  # noqa: E731
+        problems.append(problem)
+        return replace(problem, loss_fn=loss_fn)
+
+    monkeypatch.setattr(Quadratic, "build", broken)
+    record = tr.run(quadratic(0.1), out=tmp_path / "run")
+    assert (record.outcome, record.end["step"]) == ("diverged", 1)
+    assert np.isfinite(record.steps["loss"][0])
+    assert not np.isfinite(record.steps["grad_norm"][0])
+    assert problems[0].w.tolist() == [1.0]
+
+
 def test_held_out_data_are_looked_at_when_a_run_ends(tmp_path, monkeypatch):
     build = Digits.build
 

@@ -1,6 +1,6 @@
 """The commands of `tightrope` and what they exit with.
 
-Exit codes: 0 done, 2 bad usage or configuration, 3 a check failed, 4 diverged, 5 could not measure, 130 interrupted.
+Exit codes: 0 done, 2 bad usage or configuration, 4 diverged, 5 could not measure, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from tightrope.errors import check_number
+from tightrope.errors import ConfigError, check_number
 from tightrope.optim import Identity, Momentum, Recipe, sam_threshold
 from tightrope.stability import growth_at_ratio
 
@@ -20,6 +20,8 @@ def describe_threshold(
     """
     check_number("threshold: step", 1 if step is None else step, lambda t: t >= 1, "be at least 1")
     check_number("threshold: rho", rho, lambda rho: 0 <= rho < math.inf, "be finite and at least 0")
+    if grad_norm is not None and not rho:
+        raise ConfigError("threshold: --grad-norm is of SAM's ascent and needs its length; give --rho as well.")
     momentum = recipe.momentum_rule.at(math.inf if step is None else step)
     lr, decay = recipe.lr, recipe.decoupled_decay
     value = momentum.stability_threshold(lr, decay)

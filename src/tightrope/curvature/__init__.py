@@ -3,12 +3,20 @@
 from .bounds import krylov_error, probabilistic_upper
 from .composition import Projected, Shifted, Squared, Sum, to_scipy
 from .conditioning import ConditionNumber, condition_number
+from .differences import FiniteDifference
 from .distributed import Sharded
+from .fisher import Fisher
+from .gauss_newton import Criterion, GaussNewton
 from .lanczos import EigenResult, top_eigenvalues
 from .layers import LayerShare, layer_shares, participation
+from .objective import LossCurvature, LossFn, SelfCheck
 from .observation import observing
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
-from .products import Hessian, LossFn
+from .pieces import MicroBatches
+from .products import Hessian
+from .rebuilt import RebuiltHessian
+from .routes import hessian
+from .selfcheck import self_check
 from .spectrum import SpectralDensity, SpectralEstimate, effective_dimension, spectral_density
 from .trace import DiagonalEstimate, Estimate, diagonal, frobenius_norm, trace
 
@@ -24,7 +32,17 @@ __all__ = [
     "Sharded",
     "to_scipy",
     "LossFn",
+    "LossCurvature",
+    "MicroBatches",
     "Hessian",
+    "RebuiltHessian",
+    "FiniteDifference",
+    "Criterion",
+    "GaussNewton",
+    "Fisher",
+    "hessian",
+    "self_check",
+    "SelfCheck",
     "observing",
     "EigenResult",
     "top_eigenvalues",

@@ -68,7 +68,10 @@ class GradientMethod(torch.optim.Optimizer):
         if not isinstance(param_group, dict):
             raise ConfigError(f"GradientMethod: a group must be a dict; got {type(param_group).__name__}. {_GIVE}")
         _check_parameters(param_group)
-        torch.optim.Optimizer.add_param_group(self, param_group)
+        try:
+            torch.optim.Optimizer.add_param_group(self, param_group)
+        except ValueError as error:
+            raise ShapeError(f"GradientMethod: {error}. Give each trainable tensor once, in one group.") from error
         try:
             _check_group(self.param_groups[-1])
         except TightropeError:
@@ -79,7 +82,7 @@ class GradientMethod(torch.optim.Optimizer):
         """Go on from the `state_dict` of any GradientMethod over the same parameters; its rules come along.
 
         Raises:
-            ConfigError: it is of another optimizer or of other parameters; nothing is changed.
+            ConfigError: it is of no GradientMethod, or of other parameters; nothing is changed.
         """
         check_loadable(self.param_groups, state_dict)
         torch.optim.Optimizer.load_state_dict(self, state_dict)
@@ -87,6 +90,9 @@ class GradientMethod(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step with the gradients in `.grad`; parameters without one are left alone.
+
+        NaN and infinity pass into the weights, as with torch's optimizers: looking for them would wait for the device
+        at every step. A gradient scaler or a look at the norm skips such steps; `measure` and `freeze` name them.
 
         Args:
             closure: Recomputes and returns the loss; called once, before the step.

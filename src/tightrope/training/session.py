@@ -77,7 +77,7 @@ class Session:
         share = {} if clipped is None else {"clipped": clipped.num_clipped / clipped.num_units}
         self.writer.write("step", step=step, loss=loss, lr=lr, grad_norm=norm, **share)
         self.step = step
-        if self._is_diverged(loss):
+        if self._is_diverged(loss, norm):
             self.outcome = "diverged"
             return None
         is_on_target = config.stop.loss is not None and loss <= config.stop.loss
@@ -178,8 +178,11 @@ class Session:
             group["lr"] = lr
         return lr
 
-    def _is_diverged(self, loss: float) -> bool:
+    def _is_diverged(self, loss: float, grad_norm: float) -> bool:
+        """Whether to end before the step, with the weights as they are."""
         self._first_loss = loss if self._first_loss is None else self._first_loss
+        if not math.isfinite(grad_norm):
+            return True
         return not math.isfinite(loss) or abs(loss) > self.config.stop.divergence * max(abs(self._first_loss), 1.0)
 
 

@@ -1,0 +1,271 @@
+"""A model's loss on a batch as something to differentiate: which parameters, which pieces, in which precision.
+
+Legend: p = number of parameters, w = parameters.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tightrope.errors import ShapeError
+from tightrope.parameters import Layout, flatten, trainable
+
+from .observation import RandomStates, hooks_set_aside, observing
+from .operators import SymmetricOperator
+from .pieces import pieces, tensors
+from .precision import Precise, autocast_set_aside, below, stand_ins, standing_in, working_dtype
+
+LossFn = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What was found when a route was tried on a model for the first time.
+
+    Attributes:
+        symmetry: sqrt(p) |u'Hv - v'Hu| / (|Hu| + |Hv|) for unit vectors, u random and v half along the gradient:
+            rounding for a symmetric H, of the order of 1 for one that lacks a part. NaN where a product failed.
+        agreement: |Hv - d| / max(|Hv|, |d|) beyond its own error, d the central difference of gradients along v; NaN
+            where none could be taken.
+        route: The route that was tried.
+        is_passed: Whether the route can be trusted here.
+        words: What was found, in a few words.
+    """
+
+    symmetry: float
+    agreement: float
+    route: str
+    is_passed: bool
+    words: str
+
+
+class LossCurvature(SymmetricOperator):
+    """A symmetric operator made of a model's loss.
+
+    Attributes:
+        loss: The loss, a float.
+        gradient: (p,).
+        check: What the first use of the model found, where `hessian` made the operator.
+    """
+
+    loss: float
+    gradient: Tensor
+    check: SelfCheck | None = None
+
+    @abstractmethod
+    def apply(self, v: Tensor) -> Tensor:
+        """The product with one vector, (p,) -> (p,)."""
+
+
+class Objective:
+    """A loss, the parameters it is differentiated in, and the pieces of its batch.
+
+    Args:
+        model, loss_fn, batch, params, chunk_size: As in `Hessian`.
+        dtype: To compute in; default the parameters' own, float32 for half precision.
+        name: Who asks, for messages.
+    Attributes:
+        leaves: The tensors to differentiate in, one for each of `params`: themselves, or stand-ins in `dtype`.
+        scope: Words on what is measured, empty for all parameters in their own precision.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFn,
+        batch: Any,
+        *,
+        params: Sequence[Tensor] | None = None,
+        chunk_size: int | None = None,
+        dtype: torch.dtype | None = None,
+        has_stand_ins: bool = False,
+        name: str = "Hessian",
+    ) -> None:
+        self.model, self.loss_fn, self.batch, self.chunk_size, self.name = model, loss_fn, batch, chunk_size, name
+        self.params = list(trainable(model).values()) if params is None else list(params)
+        self._check_params()
+        self.layout = Layout.of((str(i), w) for i, w in enumerate(self.params))
+        self.device, self.dtype = self.params[0].device, dtype or working_dtype(self.params)
+        self.is_raised = any(x.dtype in below(self.dtype) for x in (*model.parameters(), *self.params))
+        self.has_stand_ins = has_stand_ins or self.is_raised
+        self.stand_ins = stand_ins(model, self.params, self.dtype) if self.has_stand_ins else {}
+        self.leaves: list[Tensor] = [self.stand_ins.get(id(w), w) for w in self.params]
+        self.precise, self.has_python_backward = Precise(self.dtype), False
+        self.pieces = list(pieces(batch, chunk_size))
+        self.scope, self.draws = self._scope(), RandomStates.taken(model)
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """What a forward or backward pass of the model runs in, so that it leaves no trace and rounds little."""
+        with ExitStack() as stack:
+            stack.enter_context(observing(self.model, dtype=self.dtype if self.is_raised else None, draws=self.draws))
+            stack.enter_context(hooks_set_aside(self.params))
+            if self.has_stand_ins:
+                stack.enter_context(standing_in(self.model, self.stand_ins))
+            stack.enter_context(autocast_set_aside())
+            stack.enter_context(self.precise)
+            yield
+
+    @contextmanager
+    def backward_environment(self) -> Iterator[None]:
+        """What a later backward pass needs: all of it where that runs Python, as gradient checkpointing does."""
+        if self.has_python_backward:
+            with self.environment():
+                yield
+        else:
+            with hooks_set_aside(self.params), autocast_set_aside():
+                yield
+
+    def evaluate(self, piece: Any, weight: float, function: LossFn | None = None) -> Any:
+        """The weighted loss of one piece, a scalar that depends on a parameter; or what another function returns."""
+        raised = self.precise.raised(piece) if self.is_raised else piece
+        try:
+            if function is not None:
+                return function(self.model, raised)
+            return weight * self.scalar(self.loss_fn(self.model, raised))
+        except RuntimeError as error:
+            self._explain(error, piece)
+            raise
+
+    def gradient(self, loss: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
+        """Of a loss, in each leaf; zero where it is not used.
+
+        Raises:
+            ShapeError: the loss depends on none of them, or on a parameter that was replaced by a stand-in.
+        """
+        g = self.pulled(loss, torch.ones_like(loss), create_graph)
+        if all(part is None for part in g):
+            raise ShapeError(
+                f"{self.name}: the loss must depend on the parameters measured; it depends on none of them. Was the "
+                "model copied or replaced after the optimizer was made?"
+            )
+        return tuple(torch.zeros_like(w) if part is None else part for w, part in zip(self.leaves, g, strict=True))
+
+    def loss(self) -> float:
+        """The loss without a gradient."""
+        with self.environment(), torch.no_grad():
+            return sum(weight * float(self.evaluate(piece, weight, self.loss_fn)) for piece, weight in self.pieces)
+
+    def in_precision(self, dtype: torch.dtype) -> Objective:
+        """The same loss, with the same random draws, of copies of the parameters in another type."""
+        other = Objective(
+            self.model,
+            self.loss_fn,
+            self.batch,
+            params=self.params,
+            chunk_size=self.chunk_size,
+            dtype=dtype,
+            has_stand_ins=True,
+            name=self.name,
+        )
+        other.draws = self.draws
+        return other
+
+    def pulled(self, z: Tensor, dual: Tensor, create_graph: bool = True) -> tuple[Tensor | None, ...]:
+        """J'dual for a loss or outputs z, by leaf; None for one that z does not depend on.
+
+        Raises:
+            ShapeError: z depends on a parameter that has a stand-in.
+        """
+        originals = self.params if self.has_stand_ins else []
+        inputs, num_calls = [*self.leaves, *originals], self.precise.num_calls
+        found = differentiated([z], inputs, [dual], create_graph=create_graph, keep_graph=create_graph)
+        self.has_python_backward |= self.precise.num_calls > num_calls
+        if any(part is not None for part in found[len(self.leaves) :]):
+            raise self.reached_directly()
+        return found[: len(self.leaves)]
+
+    def reached_directly(self) -> ShapeError:
+        """What to say to a loss that does not see the stand-ins."""
+        return ShapeError(
+            f"{self.name}: loss_fn must reach the weights through the model it is given; it uses a parameter "
+            "directly. Write loss_fn(model, batch) in terms of its argument `model`."
+        )
+
+    def zeros(self) -> Tensor:
+        """(p,) of the operator's type, where the parameters are."""
+        return torch.zeros(self.layout.size, dtype=self.dtype, device=self.device)
+
+    def _check_params(self) -> None:
+        if not self.params:
+            raise ShapeError(f"{self.name}: the model must have a parameter that requires a gradient; got none.")
+        for w in self.params:
+            if not w.requires_grad or w.is_inference():
+                kind = "an inference tensor" if w.is_inference() else "one with requires_grad=False"
+                raise ShapeError(
+                    f"{self.name}: every parameter measured must require a gradient; got {kind} of shape "
+                    f"{tuple(w.shape)}. Leave it out of `params`, or build the model outside inference_mode()."
+                )
+
+    def _scope(self) -> str:
+        words = [f"in {str(self.dtype).removeprefix('torch.')}"] if self.is_raised else []
+        whole = sum(w.numel() for w in trainable(self.model).values())
+        if self.layout.size < whole:
+            words.append(
+                f"block of {self.layout.size} of {whole} parameters, whose largest eigenvalue is a lower bound "
+                "of the whole's"
+            )
+        return "".join(f"; {each}" for each in words)
+
+    def scalar(self, loss: Any) -> Tensor:
+        """The loss, if it is a real scalar that can be differentiated."""
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+            kind = f"shape {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ShapeError(f"{self.name}: loss_fn must return a scalar; got {kind}. Average it: loss.mean().")
+        if not loss.requires_grad:
+            raise ShapeError(
+                f"{self.name}: the loss must depend on a trainable parameter; got one that depends on none. "
+                "Is it detached, or computed under torch.no_grad() or inference_mode()?"
+            )
+        return loss.reshape(())
+
+    def _explain(self, error: RuntimeError, piece: Any) -> None:
+        elsewhere = {str(x.device) for x in tensors(piece) if x.device != self.device}
+        if elsewhere and "device" in str(error):
+            raise ShapeError(
+                f"{self.name}: the batch must be where the model is, on {self.device}; got tensors on "
+                f"{', '.join(sorted(elsewhere))}. Move it: x.to({str(self.device)!r})."
+            ) from error
+
+
+def differentiated(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    vectors: Sequence[Tensor],
+    *,
+    create_graph: bool = False,
+    keep_graph: bool = True,
+) -> tuple[Tensor | None, ...]:
+    """Vectors times the derivative of outputs in inputs; None for an input that is not used.
+
+    Not by `torch.autograd.grad`: that leaves a torch function mode for the whole backward pass, and with it the
+    forward passes that gradient checkpointing repeats there.
+    """
+    return torch.autograd.graph._engine_run_backward(
+        tuple(outputs),
+        tuple(vectors),
+        keep_graph,
+        create_graph,
+        tuple(inputs),
+        allow_unreachable=True,
+        accumulate_grad=False,
+    )
+
+
+def accumulate(loss: Tensor) -> None:
+    """`loss.backward()`, by the same way as `differentiated`."""
+    torch.autograd.graph._engine_run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+def flat(parts: Sequence[Tensor]) -> Tensor:
+    """(p,) without its graph."""
+    return flatten([part.detach() for part in parts])

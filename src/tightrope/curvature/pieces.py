@@ -1,0 +1,93 @@
+"""A batch cut into pieces whose losses, each times its weight, add up to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from tightrope.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class MicroBatches:
+    """Several batches whose losses, each times its weight, add up to the loss: gradient accumulation.
+
+    Args:
+        batches: What loss_fn takes, one after the other.
+        weights: Of each batch's loss; default 1 / len(batches), the mean of the losses. Ones for their sum.
+    Raises:
+        ShapeError: there is no batch, or not one weight a batch.
+    Example:
+        >>> MicroBatches(["a", "b"]).weights
+        (0.5, 0.5)
+    """
+
+    batches: Sequence[Any]
+    weights: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.batches)
+        if n == 0 or len(self.weights) not in (0, n):
+            raise ShapeError(
+                f"MicroBatches: needs one batch or more, and a weight for each; got {n} batches and "
+                f"{len(self.weights)} weights. Leave the weights out for the mean of the losses."
+            )
+        object.__setattr__(self, "weights", tuple(self.weights) or (1 / n,) * n)
+
+
+def pieces(batch: Any, chunk_size: int | None) -> Iterator[tuple[Any, float]]:
+    """(piece, weight of its loss) pairs that cover the batch."""
+    if isinstance(batch, MicroBatches):
+        for part, weight in zip(batch.batches, batch.weights, strict=True):
+            yield from ((piece, weight * share) for piece, share in pieces(part, chunk_size))
+    elif chunk_size is None:
+        yield batch, 1.0
+    else:
+        yield from _chunks(batch, chunk_size)
+
+
+def num_examples(batch: Any) -> int:
+    """Number of examples of a batch that can be cut.
+
+    Raises:
+        ShapeError: it is not made of tensors with one common, positive length.
+    """
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors(batch)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ShapeError(
+            "Hessian: to be chunked, a batch must be a tensor, or a tuple, list or dict of tensors with one "
+            f"common, positive number of examples; got {type(batch).__name__} with lengths {sorted(lengths)}."
+        )
+    return lengths.pop()
+
+
+def tensors(batch: Any) -> list[Tensor]:
+    """Every tensor in nested tuples, lists and dicts."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def rows(batch: Any, wanted: slice) -> Any:
+    """The batch with every tensor cut to these rows."""
+    if isinstance(batch, Tensor):
+        return batch[wanted]
+    if isinstance(batch, dict):
+        return {key: rows(part, wanted) for key, part in batch.items()}
+    if not isinstance(batch, list | tuple):
+        return batch
+    parts = [rows(part, wanted) for part in batch]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+
+
+def _chunks(batch: Any, chunk_size: int) -> Iterator[tuple[Any, float]]:
+    if chunk_size < 1:
+        raise ShapeError(f"Hessian: chunk_size must be at least 1; got {chunk_size}.")
+    n = num_examples(batch)
+    for start in range(0, n, chunk_size):
+        stop = min(start + chunk_size, n)
+        yield rows(batch, slice(start, stop)), (stop - start) / n

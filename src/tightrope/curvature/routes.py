@@ -1,0 +1,117 @@
+"""The Hessian of a loss by whichever route works on the model at hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from tightrope.errors import ConfigError
+
+from .differences import FiniteDifference
+from .memory import graph_hessian, hessian_after_out_of_memory, is_out_of_memory
+from .objective import LossCurvature, LossFn, SelfCheck
+from .products import Hessian
+from .rebuilt import RebuiltHessian
+from .selfcheck import self_check, summary
+
+ASKED: dict[str, type[Hessian] | type[RebuiltHessian] | type[FiniteDifference]] = {
+    "kept graph": Hessian,
+    "rebuilt graph": RebuiltHessian,
+    "central difference": FiniteDifference,
+}
+
+_checks: WeakKeyDictionary[nn.Module, dict[Any, SelfCheck]] = WeakKeyDictionary()
+"""What the first use of each model found, by loss, parameters and modes."""
+
+
+def hessian(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Any,
+    *,
+    params: Sequence[Tensor] | None = None,
+    chunk_size: int | None = None,
+    max_bytes: float | None = None,
+    route: str = "auto",
+) -> LossCurvature:
+    """The Hessian of a loss by the cheapest route that works on this model; its `route` says which, and why.
+
+    "auto" takes the kept graph, or where that does not fit into memory graphs rebuilt for each product. On first use
+    of a model with a loss it tries two products (`self_check`); where there is no second derivative, or products
+    come out wrong, it takes central differences of gradients instead, then and later.
+
+    Args:
+        model, loss_fn, batch, params, chunk_size: As in `Hessian`.
+        max_bytes: That the kept graph may hold. Estimated from the graphs of a few examples before it is spent; a
+            batch is cut to fit only if its loss is seen to be the mean of its parts' losses.
+        route: "auto", or "kept graph", "rebuilt graph" or "central difference", which is then taken unchecked.
+    Returns:
+        LossCurvature, with what was found on first use as `check`.
+    Raises:
+        ShapeError: as in `Hessian`.
+        ConfigError: the route is unknown, or the graph does not fit and the batch cannot be cut.
+    Cost:
+        As the operator taken; on first use two products and five gradients in float64 more.
+    Example:
+        >>> import torch
+        >>> H = hessian(torch.nn.Linear(2, 1), lambda model, x: (model(x) ** 2).mean(), torch.eye(2))
+        >>> H.route, H.check.is_passed
+        ('kept graph', True)
+    """
+    if route in ASKED:
+        return ASKED[route](model, loss_fn, batch, params=params, chunk_size=chunk_size)
+    if route != "auto":
+        raise ConfigError(f"hessian: route must be 'auto' or one of {', '.join(ASKED)}; got {route!r}.")
+    checks, key = _checks.setdefault(model, {}), _key(model, loss_fn, params)
+    check = checks.get(key)
+    if check is None or check.is_passed:
+        budget = math.inf if max_bytes is None else max_bytes
+        H, check = _by_graph((model, loss_fn, batch), params, chunk_size, budget, check)
+        if H is not None:
+            H.check = check
+            if check is not None:
+                checks[key] = check
+            return H
+    assert check is not None
+    differences = FiniteDifference(model, loss_fn, batch, params=params, chunk_size=chunk_size, reason=check.words)
+    differences.check = checks[key] = check
+    return differences
+
+
+def _by_graph(
+    request: tuple[nn.Module, LossFn, Any],
+    params: Sequence[Tensor] | None,
+    chunk_size: int | None,
+    max_bytes: float,
+    known: SelfCheck | None,
+) -> tuple[LossCurvature | None, SelfCheck | None]:
+    """The Hessian by double backward and what its check says, if the loss is finite; no Hessian where that fails."""
+    for is_short in (False, True):
+        try:
+            H: Hessian | RebuiltHessian
+            if is_short:
+                H = hessian_after_out_of_memory(*request, params=params, chunk_size=chunk_size)
+            else:
+                H = graph_hessian(*request, params=params, chunk_size=chunk_size, max_bytes=max_bytes)
+            check = known or (self_check(H) if bool(H.gradient.isfinite().all()) else None)
+            return H if check is None or check.is_passed else None, check
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                if is_short:
+                    raise
+                continue
+            # If it is the loss itself that fails, it fails again in a difference, and that error is the one to see.
+            words = f"no second derivative: {summary(error)}"
+            return None, SelfCheck(math.nan, math.nan, "kept graph", False, words)
+    raise AssertionError("the second attempt returns or raises")
+
+
+def _key(model: nn.Module, loss_fn: LossFn, params: Sequence[Tensor] | None) -> Any:
+    """What a check holds for: the loss as it is written, the parameters and the modes."""
+    shapes = tuple((w.shape, w.dtype, w.requires_grad) for w in (model.parameters() if params is None else params))
+    modes = tuple(module.training for module in model.modules())
+    return getattr(loss_fn, "__code__", type(loss_fn)), shapes, modes

@@ -1,0 +1,85 @@
+"""Is a Hessian-vector product right on this model? Symmetry, and agreement with a difference of gradients.
+
+Legend: g = gradient, h = step, H = Hessian, p = number of parameters, u, v = unit vectors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .differences import GradientField, mixed_direction
+from .memory import is_out_of_memory
+from .objective import SelfCheck
+from .products import Hessian
+from .rebuilt import RebuiltHessian
+
+MAX_ASYMMETRY = 1e-2
+MAX_DISAGREEMENT = {torch.float64: 0.05, torch.float32: 0.5}
+STEP = {torch.float64: 1e-9, torch.float32: 5e-3}
+"""By the precision of the difference; steps relative to the weights. In float64 they are so short that hardly one of a
+million ReLU units passes its kink, where a difference sees a curvature that the Hessian does not have; in float32
+rounding asks for steps that cross many."""
+
+SAME_GRADIENT = 1e-2
+"""Within which two evaluations of a loss are of one loss; random draws can differ between precisions."""
+
+
+def self_check(H: Hessian | RebuiltHessian) -> SelfCheck:
+    """Try a Hessian on two vectors.
+
+    The difference is taken in float64 where the model can be evaluated in it, and else in the model's own precision.
+
+    Returns:
+        SelfCheck.
+    Cost:
+        2 products and 5 gradients in float64.
+    """
+    v = mixed_direction(H.gradient, seed=1)
+    u = mixed_direction(torch.zeros_like(v), seed=2)
+    try:
+        Hu, Hv = H @ u, H @ v
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        return SelfCheck(math.nan, math.nan, H.route, False, f"no second derivative: {summary(error)}")
+    asymmetry = abs(float(u @ Hv - v @ Hu)) * math.sqrt(H.size)
+    symmetry = asymmetry / ((float(Hu.norm()) + float(Hv.norm())) or 1.0)
+    disagreement, dtype, obstacle = _disagreement(H, v, Hv)
+    if not symmetry <= MAX_ASYMMETRY:
+        return SelfCheck(symmetry, disagreement, H.route, False, f"products are not symmetric, by {symmetry:.1g}")
+    if obstacle:
+        return SelfCheck(symmetry, math.nan, H.route, True, f"symmetric; no difference to compare with: {obstacle}")
+    is_passed = disagreement <= MAX_DISAGREEMENT[dtype]
+    manner = "agree with" if is_passed else "do not agree with"
+    words = f"products {manner} differences of gradients, to {disagreement:.1g}"
+    return SelfCheck(symmetry, disagreement, H.route, is_passed, words)
+
+
+def _disagreement(H: Hessian | RebuiltHessian, v: Tensor, Hv: Tensor) -> tuple[float, torch.dtype, str]:
+    """Of Hv with a central difference, the precision of that, and what stood in its way."""
+    objective, obstacle = H.objective, ""
+    for dtype in dict.fromkeys((torch.float64, objective.dtype)):
+        try:
+            field = GradientField(objective.in_precision(dtype))
+            if not float((field.gradient - H.gradient).norm()) <= SAME_GRADIENT * float(H.gradient.norm()):
+                obstacle = "the loss is another one when it is evaluated again, or in float64"
+                continue
+            h = STEP[dtype] * field.scale
+            d, d2 = field.difference(v.to(dtype), h), field.difference(v.to(dtype), 2 * h)
+        except (RuntimeError, TypeError, ValueError) as failure:
+            obstacle = summary(failure)
+            continue
+        error = 2 * float((d2 - d).norm()) + 10 * field.eps * float(field.gradient.norm()) / h
+        gap = float((Hv.to(dtype) - d).norm()) - error
+        size = max(float(Hv.norm()), float(d.norm()))
+        return max(gap, 0.0) / size if size else 0.0, dtype, ""
+    return math.nan, objective.dtype, obstacle
+
+
+def summary(error: BaseException) -> str:
+    """The beginning of what an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:80]}" if lines else type(error).__name__
