@@ -13,7 +13,7 @@ import torch
 
 from tightrope.errors import ConfigError, StoreError
 from tightrope.problems import Problem
-from tightrope.store import CONFIG, RunRecord, RunWriter, read_events, read_run
+from tightrope.store import CONFIG, RunRecord, RunWriter, read_run
 
 from .checkpoint import State, load, save
 from .config import RunConfig, to_mapping
@@ -68,14 +68,14 @@ def resume(path: str | Path, *, observe: Observer | None = None, is_strict: bool
     """
     path = Path(path)
     with RunWriter.reopen(path) as writer:
-        if read_run(path).outcome not in ("unfinished", "interrupted"):
-            return read_run(path)
+        former = read_run(path)
+        if former.outcome not in ("unfinished", "interrupted"):
+            return former
         config, state = _configured(path), load(path)
         problem = _build(config)
         if state is not None:
             _check_identity(path, state["identity"], _identity(config, problem), is_strict)
-            _check_events(path, writer, state)
-        elif any(event["type"] == "step" for event in read_events(path)):
+        elif len(former.steps["step"]):
             raise StoreError(f"resume: {path} must have a checkpoint; there is none. {_anew(path)}")
         _train(config, problem, writer, state, observe)
     return read_run(path)
@@ -146,9 +146,10 @@ def _train(
 
 def _take_up(session: Session, state: State) -> None:
     writer = session.writer
+    events = _own_events(writer, state)
     num_discarded = writer.rewind(state["offset"])
     session.load_state_dict(state["session"])
-    session.instrument.recall(event for event in read_events(writer.path) if event["type"] == "measurement")
+    session.instrument.recall(event for event in events if event["type"] == "measurement")
     writer.write("resumed", step=session.step, discarded_bytes=num_discarded, **environment())
 
 
@@ -208,9 +209,9 @@ def _check_identity(path: Path, stored: State, present: State, is_strict: bool) 
             )
 
 
-def _check_events(path: Path, writer: RunWriter, state: State) -> None:
-    """Raise unless the events up to the checkpoint are those it was written after."""
-    events = writer.events_until(state["offset"])
+def _own_events(writer: RunWriter, state: State) -> list[State]:
+    """The events up to the checkpoint; raises unless they are those it was written after."""
+    path, events = writer.path, writer.events_until(state["offset"])
     ids = {event.get("run_id") for event in events if event.get("type") == "start"}
     steps = [event.get("step") for event in events if event.get("type") == "step"]
     if ids != {state["run_id"]} or (steps or [0])[-1] != state["session"]["step"]:
@@ -218,6 +219,7 @@ def _check_events(path: Path, writer: RunWriter, state: State) -> None:
             f"resume: the checkpoint in {path} must belong to its events; it is another run's, or they were edited. "
             f"Put both back, or run it anew: tightrope run {path / CONFIG}"
         )
+    return events
 
 
 def _configured(path: Path) -> RunConfig:
