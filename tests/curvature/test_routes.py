@@ -18,6 +18,7 @@ from tightrope.curvature import (
 )
 from tightrope.errors import ConfigError, ShapeError
 from tightrope.parameters import trainable
+from tightrope.stability import measure
 
 from .modules import CRITERIA, MODELS, Case, case, dense_hessian, forward, loss_of, mean_squares
 
@@ -367,3 +368,13 @@ def test_a_vector_of_the_wrong_kind_is_refused(route):
         H @ torch.ones(3)
     with pytest.raises(ShapeError, match=r"needs torch.float64 on cpu; got torch.float32 on cpu"):
         H @ torch.ones(31, dtype=torch.float32)
+
+
+def test_a_measurement_goes_by_the_route_that_works():
+    plain, broken = twins("once differentiable")
+    optimizer = torch.optim.SGD(broken.model.parameters(), lr=0.1)
+    m = measure(broken.model, optimizer, loss_of(broken), broken.batch, rtol=1e-6)
+    assert m.route.startswith("central difference of gradients (products are not symmetric")
+    assert m.check in m.route
+    truth = float(torch.linalg.eigvalsh(dense_hessian(plain))[-1])
+    assert m.sharpness == pytest.approx(truth, rel=1e-6)

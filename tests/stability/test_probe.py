@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -134,15 +135,17 @@ def test_a_loss_that_is_nan_is_a_status_and_no_number():
     assert not m.has_ratio
 
 
-def test_audits_come_first_at_every_crossing_and_at_the_cadence():
+def test_audits_come_first_at_the_cadence_and_where_the_last_audit_is_contradicted():
     model = nn.Linear(1, 1, bias=False).double()
     optimizer = GD(model.parameters(), lr=1.0)
-    probe = Probe(model, half_square, audit_every=4)
+    probe = Probe(model, half_square, audit_every=6)
     audits = []
-    for curvature in (1.0, 1.1, 1.9, 2.2, 2.3, 1.8, 1.7, 1.6, 1.5):
-        x = torch.tensor([[curvature**0.5]]).double()
+    for ratio in (0.5, 0.55, 0.88, 0.92, 0.89, 0.8, 0.7, 0.92, 1.19, 1.21, 1.0, 0.97, 0.96):
+        x = torch.tensor([[(2 * ratio) ** 0.5]]).double()
         audits.append(probe.measure(optimizer, (x, torch.zeros(1, 1).double())).is_audit)
-    assert audits == [True, False, False, True, True, True, False, False, True]
+    first, arrives, leaves, due, arrives_again, beyond, back, due_again = 0, 3, 5, 6, 7, 9, 10, 12
+    audited = {first, arrives, leaves, due, arrives_again, beyond, back, due_again}
+    assert {i for i, is_audit in enumerate(audits) if is_audit} == audited
 
 
 def test_an_audit_bounds_the_ratio_to_five_percent_with_its_confidence():
@@ -219,6 +222,28 @@ def test_an_optimizer_of_frozen_parameters_has_a_reason():
     m = tr.measure(model, torch.optim.SGD(model.parameters(), 0.1), half_square, (torch.ones(1, 2), torch.ones(1, 1)))
     assert m.status == "no_threshold"
     assert "requires a gradient" in m.reason
+
+
+def test_the_check_of_the_first_use_is_told_and_kept(trained, monkeypatch):
+    model, optimizer, batch = trained
+    probe = Probe(model, half_square)
+    words = probe.measure(optimizer, batch).check
+    assert words.startswith("products agree with differences of gradients")
+    heir = Probe(model, half_square)
+    heir.load_state_dict(probe.state_dict())
+    monkeypatch.setattr("tightrope.curvature.routes._checks", WeakKeyDictionary())
+    monkeypatch.setattr("tightrope.curvature.routes.self_check", None)
+    assert heir.measure(optimizer, batch).check == words
+
+
+def test_a_budget_of_memory_is_kept_and_named(trained):
+    model, optimizer, batch = trained
+    batch = tuple(part.repeat(20, 1) for part in batch)
+    whole, short = (Probe(model, half_square, max_bytes=n).measure(optimizer, batch) for n in (None, 20_000))
+    assert whole.route == "kept graph"
+    assert short.route.startswith("rebuilt graph")
+    assert "max_bytes=2e+04" in short.route
+    assert short.ratio == pytest.approx(whole.ratio, rel=1e-9)
 
 
 def test_a_learning_rate_of_zero_is_a_ratio_of_zero_at_the_cost_of_one_product(trained):

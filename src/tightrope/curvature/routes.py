@@ -37,6 +37,7 @@ def hessian(
     chunk_size: int | None = None,
     max_bytes: float | None = None,
     route: str = "auto",
+    known: SelfCheck | None = None,
 ) -> LossCurvature:
     """The Hessian of a loss by the cheapest route that works on this model; its `route` says which, and why.
 
@@ -48,6 +49,7 @@ def hessian(
         model, loss_fn, batch, params, chunk_size: As in `Hessian`.
         max_bytes: That the kept graph may hold. Estimated from the graphs of a few examples before it is spent; a
             batch is cut to fit only if its loss is seen to be the mean of its parts' losses.
+        known: What an earlier use found, where this one is to go on as that did; default what this process remembers.
         route: "auto", or "kept graph", "rebuilt graph" or "central difference", which is then taken unchecked.
     Returns:
         LossCurvature, with what was found on first use as `check`.
@@ -67,7 +69,7 @@ def hessian(
     if route != "auto":
         raise ConfigError(f"hessian: route must be 'auto' or one of {', '.join(ASKED)}; got {route!r}.")
     checks, key = _checks.setdefault(model, {}), _key(model, loss_fn, params)
-    check = checks.get(key)
+    check = known or checks.get(key)
     if check is None or check.is_passed:
         budget = math.inf if max_bytes is None else max_bytes
         H, check = _by_graph((model, loss_fn, batch), params, chunk_size, budget, check)

@@ -31,8 +31,9 @@ class Measurement:
         is_audit: The ratio was found from a cold random start, and its upper bound tightened.
         status: "converged", "max_products", "bound_not_reached", "not_finite", "not_stepped" or "no_threshold".
         reason: Why a status other than "converged"; empty otherwise.
-        num_products: Hessian-vector products spent, ratio and sharpness together.
+        num_products: Hessian-vector products spent, ratio and sharpness together; those of the check are not counted.
         route: How products were computed.
+        check: What the first use of the model found of that route, in words; empty where nothing was checked.
         seconds: Wall-clock time it took.
     """
 
@@ -56,6 +57,7 @@ class Measurement:
     is_audit: bool = False
     num_products: int = 0
     route: str = ""
+    check: str = ""
     seconds: float = 0.0
 
     @property

@@ -8,19 +8,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tightrope.curvature import Ascended, EigenResult, Hessian, LossFn, Scaled, SymmetricOperator, top_eigenvalues
+from tightrope.curvature import (
+    Ascended,
+    EigenResult,
+    LossCurvature,
+    LossFn,
+    Scaled,
+    SelfCheck,
+    SymmetricOperator,
+    hessian,
+    top_eigenvalues,
+)
 from tightrope.errors import ShapeError
 from tightrope.optim import Frozen, freeze
 from tightrope.parameters import weights_at
 
 from .measurement import Measurement
 from .recurrence import growth_at_ratio
+from .verdict import band
 
 REASONS = {
     "converged": "",
@@ -33,8 +44,11 @@ REASONS = {
 class Probe:
     """Measures how far an optimizer is from the edge, warm-started from its own last measurement.
 
-    Every `audit_every`-th measurement, the first, and each one in which the ratio crosses 1 restart cold
-    and go on until the upper bound is within `audit_rtol`, which a warm start cannot prove.
+    Some measurements are audits: they start cold and go on until the upper bound is within `audit_rtol`, which a
+    warm start cannot prove. Those are the first, every `audit_every`-th, and each that would say something else
+    than the last audit: its ratio lies in another band (below the edge, at it, above) and more than `audit_rtol` away.
+
+    The first time it tries the products on the model (`curvature.hessian`), and keeps to the route that works.
 
     Args:
         model: The model whose loss is measured. Left bit for bit as it was.
@@ -43,6 +57,8 @@ class Probe:
             the optimizer steps on one flat vector that they are views of.
         k, rtol, max_products, seed: Of the eigensolves, as in `top_eigenvalues`; `max_products` is for each.
         chunk_size: Evaluate this many examples at a time.
+        max_bytes: That the graph of the gradient may hold; None for no limit. Where it would not fit, it is rebuilt in
+            pieces for every product.
         has_sharpness: Measure the raw sharpness as well.
         audit_every: 0 for no audits.
         audit_rtol: Tightness of an audit's probabilistic upper bound.
@@ -59,17 +75,20 @@ class Probe:
         max_products: int = 64,
         seed: int = 0,
         chunk_size: int | None = None,
+        max_bytes: float | None = None,
         has_sharpness: bool = True,
         audit_every: int = 50,
         audit_rtol: float = 0.05,
     ) -> None:
         self.model, self.loss_fn, self.params = model, loss_fn, params
         self.k, self.rtol, self.max_products, self.seed, self.chunk_size = k, rtol, max_products, seed, chunk_size
-        self.has_sharpness, self.audit_every, self.audit_rtol = has_sharpness, audit_every, audit_rtol
+        self.max_bytes, self.has_sharpness = max_bytes, has_sharpness
+        self.audit_every, self.audit_rtol = audit_every, audit_rtol
         self.num_measurements = 0
+        self._check: SelfCheck | None = None
         self._warm_ratio: Tensor | None = None
         self._warm_sharpness: Tensor | None = None
-        self._last_ratio: float | None = None
+        self._audited_ratio: float | None = None
 
     def measure(self, optimizer: torch.optim.Optimizer | Frozen, batch: Any, *, w: Tensor | None = None) -> Measurement:
         """Measure the loss on `batch` against the optimizer's frozen method.
@@ -80,8 +99,10 @@ class Probe:
             w: (p,) weights at which to take the Hessian, such as those before the step; default as they are.
         Raises:
             ShapeError: the loss is not a scalar or depends on nothing, or parameters do not match.
+            ConfigError: the graph exceeds max_bytes and the batch cannot be cut.
         Cost:
-            One recorded gradient and about 5 products warm, 10 to 30 cold; twice that with the raw sharpness.
+            One recorded gradient and about 5 products warm, 10 to 30 cold; twice that with the raw sharpness. The
+            first time two products and five gradients in float64 more, for the check.
         """
         began = time.perf_counter()
         frozen = optimizer if isinstance(optimizer, Frozen) else freeze(optimizer)
@@ -89,7 +110,16 @@ class Probe:
             return Measurement(frozen.status, frozen.reason, threshold=None)
         params = self._matching(frozen)
         with weights_at(params, w):
-            H = Hessian(self.model, self.loss_fn, batch, params=params, chunk_size=self.chunk_size)
+            H = hessian(
+                self.model,
+                self.loss_fn,
+                batch,
+                params=params,
+                chunk_size=self.chunk_size,
+                max_bytes=self.max_bytes,
+                known=self._check,
+            )
+            self._check = H.check
             is_finite = math.isfinite(H.loss) and bool(H.gradient.isfinite().all())
             measurement = self._measured(frozen, H, began) if is_finite else _not_finite(H, began)
         self.num_measurements += 1
@@ -104,7 +134,8 @@ class Probe:
         """What the next measurement starts from: tensors and numbers, for a checkpoint."""
         return {
             "num_measurements": self.num_measurements,
-            "last_ratio": self._last_ratio,
+            "audited_ratio": self._audited_ratio,
+            "check": None if self._check is None else asdict(self._check),
             "warm_ratio": self._warm_ratio,
             "warm_sharpness": self._warm_sharpness,
         }
@@ -112,7 +143,8 @@ class Probe:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another probe of the same settings stood; its next measurement is bit for bit the other's."""
         self.num_measurements = state["num_measurements"]
-        self._last_ratio = state["last_ratio"]
+        self._audited_ratio = state["audited_ratio"]
+        self._check = None if state["check"] is None else SelfCheck(**state["check"])
         self._warm_ratio = state["warm_ratio"]
         self._warm_sharpness = state["warm_sharpness"]
 
@@ -123,7 +155,7 @@ class Probe:
             raise ShapeError(f"Probe: the optimizer must hold the {num} measured parameters; it holds {expected}.")
         return params
 
-    def _measured(self, frozen: Frozen, H: Hessian, began: float) -> Measurement:
+    def _measured(self, frozen: Frozen, H: LossCurvature, began: float) -> Measurement:
         scaled = Scaled(_transformed(H, frozen), frozen.half_scaling(), frozen.shift)
         ratio, num_products, is_audit = self._find_ratio(scaled)
         sharpness = self._find_sharpness(H) if self.has_sharpness else None
@@ -150,6 +182,7 @@ class Probe:
             is_audit=is_audit,
             num_products=num_products,
             route=H.route,
+            check="" if H.check is None else H.check.words,
             seconds=time.perf_counter() - began,
         )
 
@@ -157,25 +190,31 @@ class Probe:
         """The ratio, the products it took and whether it was audited."""
         if self._warm_ratio is not None and len(self._warm_ratio) != scaled.size:
             # Parameters were frozen or added since: nothing of the last measurement fits.
-            self._warm_ratio = self._warm_sharpness = self._last_ratio = None
-        start, last = self._warm_ratio, self._last_ratio
-        has_audits = self.audit_every > 0
+            self._warm_ratio = self._warm_sharpness = self._audited_ratio = None
+        start, has_audits = self._warm_ratio, self.audit_every > 0
         is_due = has_audits and (start is None or self.num_measurements % self.audit_every == 0)
         result, spent = None, 0
         if start is not None and not is_due:
             result = self._solve(scaled, self.k, start)
             spent = result.num_products
-            is_due = has_audits and last is not None and (last < 1) != (float(result.values[0]) < 1)
+            is_due = has_audits and self._contradicts_audit(float(result.values[0]))
         if result is None or is_due:
             # Where nothing moves (lr = 0) the operator is zero, and no bound is within a share of its eigenvalue.
             is_moving = bool(scaled.half.any())
             result = self._solve(scaled, self.k, None, self.audit_rtol if is_due and is_moving else None)
             spent += result.num_products
+            self._audited_ratio = float(result.values[0])
         self._warm_ratio = _carried(result)
-        self._last_ratio = float(result.values[0])
         return result, spent, is_due
 
-    def _find_sharpness(self, H: Hessian) -> EigenResult:
+    def _contradicts_audit(self, ratio: float) -> bool:
+        """Whether a ratio says something else than the last audit did, by more than that audit left open."""
+        audited = self._audited_ratio
+        if audited is None or band(audited) == band(ratio):
+            return False
+        return abs(ratio - audited) > self.audit_rtol * abs(audited)
+
+    def _find_sharpness(self, H: LossCurvature) -> EigenResult:
         result = self._solve(H, 1, self._warm_sharpness)
         self._warm_sharpness = _carried(result)
         return result
@@ -233,7 +272,7 @@ def measure(
     return probe.measure(optimizer, batch)
 
 
-def _transformed(H: Hessian, frozen: Frozen) -> SymmetricOperator:
+def _transformed(H: LossCurvature, frozen: Frozen) -> SymmetricOperator:
     """H as SAM's ascent and clipping let the step see it: R^1/2 (H + c H S H) R^1/2."""
     ascent, response = frozen.ascent, frozen.response
     bent = H if ascent is None else Ascended(H, ascent.factor, ascent.scale)
@@ -243,7 +282,7 @@ def _transformed(H: Hessian, frozen: Frozen) -> SymmetricOperator:
     return Scaled(bent, R.sqrt())
 
 
-def _not_finite(H: Hessian, began: float) -> Measurement:
+def _not_finite(H: LossCurvature, began: float) -> Measurement:
     return Measurement(
         "not_finite", REASONS["not_finite"], loss=H.loss, route=H.route, seconds=time.perf_counter() - began
     )

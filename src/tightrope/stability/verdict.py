@@ -65,12 +65,13 @@ def _room(measurement: Measurement) -> str:
     return "no positive curvature, so no edge is near"
 
 
+def band(ratio: float) -> str:
+    """The name of the band that holds a ratio."""
+    return "stable" if ratio < EDGE_BAND[0] else "unstable" if ratio > EDGE_BAND[1] else "at the edge"
+
+
 def _band(low: float, high: float) -> str:
     """The band that holds both bounds, or `undecided`."""
-
-    def band(value: float) -> str:
-        return "stable" if value < EDGE_BAND[0] else "unstable" if value > EDGE_BAND[1] else "at the edge"
-
     if low != low or high != high:
         return "undecided"
     return band(low) if band(low) == band(high) else "undecided"

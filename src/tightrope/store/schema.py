@@ -59,7 +59,7 @@ MEASUREMENT = (
     Column("seconds", "s", "wall-clock time of the measurement"),
 )
 """Numeric columns of a `measurement` event; it also holds status, reason, upper_kind, confidence, is_audit,
-route, condition, ratios, verdict and words."""
+route, check, condition, ratios, verdict and words."""
 
 TYPES = ("start", "resumed", "step", "measurement", "average", "test", "verdict", "end")
 """Event types; a run writes them in this order, and `resumed` each time it was taken up again."""

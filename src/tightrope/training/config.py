@@ -45,6 +45,7 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         sharpness: Measure the raw sharpness as well.
         audit_every: Measurements between audits; 0 for none.
         num_examples: Measure on the first so many examples; None for all.
+        max_bytes: Of memory for the graph of the gradient; None for no limit.
     """
 
     every: Natural = 10
@@ -53,6 +54,7 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sharpness: bool = True
     audit_every: Natural = 50
     num_examples: Count | None = None
+    max_bytes: Count | None = None
 
 
 class StopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

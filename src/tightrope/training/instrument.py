@@ -39,6 +39,7 @@ class Instrument:
             rtol=config.measure.rtol,
             max_products=config.measure.max_products,
             seed=config.seed,
+            max_bytes=config.measure.max_bytes,
             has_sharpness=config.measure.sharpness,
             audit_every=config.measure.audit_every,
         )
