@@ -44,8 +44,15 @@ def restricted(frozen: Frozen, params: Sequence[Tensor]) -> Frozen:
     if any(id(w) not in places for w in params):
         raise ShapeError("restricted: every parameter must be one the optimizer moves; got another. Leave it out.")
     kept = torch.cat([places[id(w)] for w in params])
-    P, D, shift, response = (
-        part[kept] if isinstance(part, Tensor) and part.ndim else part
-        for part in (frozen.P, frozen.D, frozen.shift, frozen.response)
+    return replace(
+        frozen,
+        parameters=tuple(params),
+        P=None if frozen.P is None else frozen.P[kept],
+        D=None if frozen.D is None else frozen.D[kept],
+        shift=_of(frozen.shift, kept),
+        response=_of(frozen.response, kept),
     )
-    return replace(frozen, parameters=tuple(params), P=P, D=D, shift=shift, response=response)
+
+
+def _of(value: Tensor | float, kept: Tensor) -> Tensor | float:
+    return value[kept] if isinstance(value, Tensor) and value.ndim else value

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tightrope.curvature import SpectralDensity, SpectralEstimate
 
-WIDTH = 0.25
-"""Of the window in u: far from zero within 25 % of a value. Finer, a curve of 64 steps shows nodes, not features."""
+WIDTH = 0.2
+"""Of the window in u: far from zero within 20 % of a value. Finer, a curve of 64 steps shows nodes, not features."""
 ZERO = 1e-3
 """Eigenvalues within this part of the largest count as zero."""
 NUM_POINTS = 1024
@@ -26,21 +26,21 @@ class SpectrumCurve:
     """What `spectrum_panel` draws.
 
     Attributes:
-        eigenvalue: (n,) ascending, where the curve is taken.
-        position: (n,) asinh(eigenvalue / zero), where it is drawn.
+        eigenvalue: (n,) ascending, equally spaced in u.
         count: (n,) eigenvalues within a Gaussian window about it, of height 1; one alone has the height 1.
         error: (n,) standard error of the count over the random directions.
         zero: Within which eigenvalues count as zero.
         at_zero: How many do.
+        extremes: The smallest and the largest node.
         size: How many there are.
     """
 
     eigenvalue: Tensor
-    position: Tensor
     count: Tensor
     error: Tensor
     zero: float
     at_zero: SpectralEstimate
+    extremes: tuple[float, float]
     size: int
 
 
@@ -66,4 +66,5 @@ def spectrum_curve(density: SpectralDensity) -> SpectrumCurve:
     at_zero = SpectralEstimate(
         *(density.size * value for value in (share.value, share.standard_error, share.lower, share.upper))
     )
-    return SpectrumCurve(zero * torch.sinh(position), position, rows.mean(0), error, zero, at_zero, density.size)
+    extremes = float(density.nodes.min()), float(density.nodes.max())
+    return SpectrumCurve(zero * torch.sinh(position), rows.mean(0), error, zero, at_zero, extremes, density.size)

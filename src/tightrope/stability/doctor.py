@@ -224,6 +224,10 @@ class _Examiner:
         for name in ("num_steps", "step_seconds", "step_bytes"):
             self.facts[name] = getattr(self.rehearsal, name)
 
+    def _tensors(self) -> list[Tensor]:
+        """What is there anyway, and no graph's."""
+        return [*self.model.parameters(), *self.model.buffers()]
+
     def _find_cadence(self, budget: float) -> None:
         f = self.facts
         c, s = ((AUDIT_EVERY - 1) * f["warm_seconds"] + f["cold_seconds"]) / AUDIT_EVERY, f["step_seconds"]
@@ -290,7 +294,9 @@ def last_layer(model: nn.Module, params: Iterable[Tensor]) -> tuple[str, list[Te
     if not names:
         raise UnsupportedOptimizerError("last_layer: the optimizer must move parameters of the model; it moves others.")
     prefix = names[-1].rpartition(".")[0]
-    held = [w for name, w in model.named_parameters() if id(w) in moved and name.rpartition(".")[0] == prefix]
+    held: list[Tensor] = [
+        w for name, w in model.named_parameters() if id(w) in moved and name.rpartition(".")[0] == prefix
+    ]
     return prefix or names[-1], held if prefix else held[-1:]
 
 

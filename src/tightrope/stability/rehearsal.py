@@ -58,7 +58,7 @@ class Rehearsal:
             total = 0.0
             for part, weight in parts(self.batch):
                 loss = weight * self.loss_fn(self.model, part)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 total += float(loss.detach())
             return total
 
