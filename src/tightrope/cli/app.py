@@ -230,7 +230,7 @@ def measure(
     checkpoint: Path,
     /,
     *,
-    k: int = 1,
+    k: Annotated[int, Parameter(name=["--k", "-k"])] = 1,
     rtol: float = 1e-2,
     layers: Annotated[bool, Parameter(negative="")] = False,
     spectrum: Path | None = None,

@@ -92,7 +92,7 @@ def _lines(e: Examination) -> Iterator[tuple[str, str]]:
     if e.optimizer:
         yield "optimizer", _optimizer(e)
     if e.route:
-        yield "route", "; ".join(part for part in (e.route, _manner(e), e.check) if part)
+        yield "route", "; ".join(part for part in (e.route, _manner(e), _check(e)) if part)
     m = e.measurement
     if m is not None and m.has_ratio:
         yield "ratio", f"{m.ratio:.4g} ± {m.residual:.1g} at the start of training; the edge is 1"
@@ -129,6 +129,11 @@ def _optimizer(e: Examination) -> str:
 
 def _manner(e: Examination) -> str:
     return f"run with {' and '.join(e.manner)}" if e.manner else ""
+
+
+def _check(e: Examination) -> str:
+    """What the check found, unless the route says it already."""
+    return "" if e.check in e.route else e.check
 
 
 def _memory(e: Examination) -> str:

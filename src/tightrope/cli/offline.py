@@ -45,6 +45,8 @@ def measure_says(
         say(json.dumps({"status": "failed", "reason": found}) if as_json else f"It cannot be measured: {found}")
         return False
     m = found.measurement
+    if not found.has_ratio:
+        notes.append("There is no ratio without a frozen method: the raw sharpness alone was measured.")
     if spectrum is not None and found.density is not None and found.density.status == "estimate":
         _draw(found, spectrum, path)
         notes.append(f"Spectrum: {spectrum}")

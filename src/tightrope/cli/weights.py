@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,9 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _torch(path: Path) -> dict[Any, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats; what cannot be read raises
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise StoreError(
             f"checkpoint: {path} must hold tensors and plain containers only, for code is never unpickled; it holds "

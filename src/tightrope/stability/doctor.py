@@ -31,6 +31,7 @@ AUDIT_EVERY = 50
 LEAST_PRODUCTS, MOST_PRODUCTS = 16, 64
 """A solve from cold is hopeless with fewer; with more it is given up."""
 SHARE_OF_FREE_MEMORY = 0.8
+ATTENTION = (nn.functional.scaled_dot_product_attention, nn.functional.multi_head_attention_forward)
 
 
 class _RefusalError(Exception):
@@ -267,7 +268,7 @@ class _Examiner:
         size = sum(w.numel() for w in params)
         self.facts["part"] = Part(name, size, measurement.ratio, cold, warm)
         return (
-            f"Its last layer ({name}, {size:,} parameters) can be measured alone; the ratio there, now "
+            f"Its last layer ('{name}', {size:,} parameters) can be measured alone; the ratio there, now "
             f"{measurement.ratio:.3g}, is a lower bound of the whole's, and takes {cold:.3g} s the first time and "
             f"{warm:.3g} s warm."
         )
@@ -279,7 +280,7 @@ class _AttentionCalls(TorchFunctionMode):
     num_calls = 0
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.num_calls += function is torch.nn.functional.scaled_dot_product_attention
+        self.num_calls += function in ATTENTION
         return function(*args, **(kwargs or {}))
 
 
