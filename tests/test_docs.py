@@ -93,7 +93,7 @@ def test_the_page_on_models_shows_what_the_commands_print(tmp_path, monkeypatch,
 
     page = (ROOT / "docs" / "models.md").read_text()
     [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    shown = {name: text for name, text in re.findall(r"```\n\$ tightrope (\w+).*?\n(.*?)```", page, re.DOTALL)}
+    shown = dict(re.findall(r"```\n\$ tightrope (\w+).*?\n(.*?)```", page, re.DOTALL))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "plan.py").write_text(code)
