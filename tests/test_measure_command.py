@@ -81,6 +81,7 @@ def prefixed(prefix, state):
         lambda w, o: {"state_dict": prefixed("model.", w), "optimizer_states": [o], "pytorch-lightning_version": "2"},
         lambda w, o: {"model": prefixed("module._orig_mod.", w), "optimizer": o},
         lambda w, o: {"model": prefixed("_orig_mod.module.", w), "optimizer": o},
+        lambda w, o: {"model": {name.replace("0.", "0._orig_mod."): x for name, x in w.items()}, "optimizer": o},
     ],
 )
 def test_a_checkpoint_measures_as_the_run_it_was_taken_from(tightrope, content):

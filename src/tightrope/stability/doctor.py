@@ -28,6 +28,8 @@ NUM_STEPS = 5
 NUM_WARM = 2
 BUDGETS = (0.01, 0.03, 0.10)
 AUDIT_EVERY = 50
+USUAL_PRODUCTS = 50
+"""From cold, ratio and sharpness together."""
 LEAST_PRODUCTS, MOST_PRODUCTS = 16, 64
 """A solve from cold is hopeless with fewer; with more it is given up."""
 SHARE_OF_FREE_MEMORY = 0.8
@@ -94,6 +96,7 @@ class _Examiner:
     ) -> None:
         self.model, self.optimizer, self.loss_fn, self.batch = model, optimizer, loss_fn, batch
         self.observe, self.facts = observe, facts
+        self.product_seconds = 0.0
         self.rehearsal = Rehearsal(model, optimizer, loss_fn, batch)
 
     def examine(self, max_bytes: float | None, budget: float) -> str:
@@ -168,7 +171,9 @@ class _Examiner:
         self.facts["manner"] = self._manner()
         with saved_bytes(self._tensors()) as usual:
             H = self._hessian(params, max_bytes)
+            began = now(self.device)
             H @ H.gradient
+            self.product_seconds = now(self.device) - began
         self.facts |= {"check_bytes": float(checked.peak), "graph_bytes": float(usual.peak)}
         return H
 
@@ -199,7 +204,7 @@ class _Examiner:
         probe = _probe(self.model, self.loss_fn, for_graph, max_products)
         self._steps()
         self._note(freeze(self.optimizer))
-        self.observe("measuring from cold")
+        self.observe(f"measuring from cold, about {USUAL_PRODUCTS * self.product_seconds:.2g} s")
         cold, cold_seconds = self._timed(probe, self.optimizer)
         self.facts |= {"measurement": cold, "cold_seconds": cold_seconds, "cold_products": cold.num_products}
         self.facts["basis_bytes"] = 2.0 * column * min(cold.num_products, max_products)
