@@ -11,10 +11,11 @@ from torch import nn
 
 from tightrope.cli import main
 from tightrope.curvature import Hessian, MicroBatches
+from tightrope.doctor import blame, examine, size_words
+from tightrope.doctor.footprint import saved_bytes
 from tightrope.errors import ConfigError, ShapeError, UnsupportedOptimizerError
 from tightrope.optim import SAM, freeze
-from tightrope.stability import Probe, blame, examine, restricted, size_words
-from tightrope.stability.footprint import saved_bytes
+from tightrope.stability import Probe, restricted
 
 BUILD = """
 import torch
@@ -162,6 +163,36 @@ def test_attention_is_said_to_run_in_its_plain_form():
 
     assert examine(*parts(model=Attends())).manner == ("attention in its plain (math) form",)
     assert examine(*parts()).manner == ()
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    """A tanh whose second derivative autograd takes for zero."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = x.tanh()
+        ctx.save_for_backward(y.detach())
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        with torch.no_grad():
+            return g * (1 - y**2)
+
+
+class Opaque(nn.Module):
+    def forward(self, x):
+        return OnceDifferentiable.apply(x)
+
+
+def test_a_model_without_second_derivative_is_measured_by_differences_and_rightly():
+    found = {}
+    for kind in (nn.Tanh, Opaque):
+        torch.manual_seed(0)
+        found[kind] = examine(*parts(model=nn.Sequential(nn.Linear(8, 16), kind(), nn.Linear(16, 3))))
+    assert found[Opaque].words.startswith("Yes: it can be measured, by central differences")
+    assert found[Opaque].measurement.ratio == pytest.approx(found[nn.Tanh].measurement.ratio, rel=1e-3)
 
 
 def test_groups_with_thresholds_of_their_own_are_named():

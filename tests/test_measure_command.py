@@ -13,8 +13,9 @@ from torch import nn
 
 from tightrope.cli import main
 from tightrope.curvature import Dense, Hessian, spectral_density
+from tightrope.doctor import snapshot, spectrum_curve
 from tightrope.optim import freeze
-from tightrope.stability import measure, snapshot, spectrum_curve
+from tightrope.stability import measure
 from tightrope.views import spectrum_panel
 
 BUILD = """

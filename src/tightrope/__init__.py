@@ -17,7 +17,19 @@ _HOMES = {
     "run": "training",
     "read_run": "store",
 }
-_ROOMS = ("parameters", "store", "theory", "optim", "curvature", "problems", "views", "stability", "training", "errors")
+_ROOMS = (
+    "parameters",
+    "store",
+    "theory",
+    "optim",
+    "curvature",
+    "problems",
+    "views",
+    "stability",
+    "doctor",
+    "training",
+    "errors",
+)
 
 __all__ = [*_HOMES, *_ROOMS]
 

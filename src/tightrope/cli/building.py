@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tightrope.doctor import blame
 from tightrope.errors import ConfigError, did_you_mean
-from tightrope.stability import blame
 
 NAMES = ("model", "optimizer", "loss_fn", "batch")
 FILE_MODULE = "tightrope_build_file"

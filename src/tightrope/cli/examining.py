@@ -8,8 +8,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
+from tightrope.doctor import Examination, examine, plural, size_words
 from tightrope.errors import ConfigError
-from tightrope.stability import Examination, examine, plural, size_words
 
 from .building import build, chatter_aside
 from .output import say

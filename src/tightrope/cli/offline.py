@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tightrope.doctor import Snapshot, blame, snapshot, spectrum_curve
 from tightrope.errors import ConfigError, StoreError, TightropeError, check_count, check_number
-from tightrope.stability import Measurement, Snapshot, blame, snapshot, spectrum_curve
+from tightrope.stability import Measurement
 from tightrope.views import spectrum_panel, write_spectrum
 
 from .building import Built, build, chatter_aside

@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from tightrope.doctor import blame
 from tightrope.errors import StoreError
-from tightrope.stability import blame
 
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 WEIGHT_KEYS = ("model", "model_state_dict", "state_dict")

@@ -1,14 +1,10 @@
 """How far an optimizer is from its edge: recurrence, measurement, and the verdict in words."""
 
-from .blame import blame
 from .block import restricted
-from .curve import SpectrumCurve, spectrum_curve
-from .doctor import examine
-from .examination import Examination, Part, plural, size_words
 from .measurement import Measurement
-from .probe import Probe, measure
+from .operator import ratio_operator
+from .probe import REASONS, Probe, measure
 from .recurrence import asymptotic_growth_factor, growth_at_ratio, periodic_growth, recurrence
-from .snapshot import Snapshot, snapshot
 from .verdict import EDGE_BAND, NUM_EARLY_STEPS, RunVerdict, Verdict, run_verdict, verdict
 
 __all__ = [
@@ -17,18 +13,10 @@ __all__ = [
     "growth_at_ratio",
     "periodic_growth",
     "Measurement",
+    "ratio_operator",
     "restricted",
-    "Examination",
-    "Part",
-    "examine",
-    "Snapshot",
-    "snapshot",
-    "SpectrumCurve",
-    "spectrum_curve",
-    "size_words",
-    "plural",
-    "blame",
     "Probe",
+    "REASONS",
     "measure",
     "EDGE_BAND",
     "NUM_EARLY_STEPS",

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from tightrope.curvature import LossCurvature, LossFn, hessian, observing
-from tightrope.errors import TightropeError, UnsupportedOptimizerError, check_number
+from tightrope.curvature import LossCurvature, LossFn, hessian
+from tightrope.errors import TightropeError, check_number
 from tightrope.optim import Frozen, freeze
+from tightrope.stability import Measurement, Probe
 
 from .blame import blame
-from .block import restricted
-from .examination import RARE, Examination, Part, by, plural, size_words, steps_between
+from .examination import RARE, Examination, by, plural, size_words, steps_between
 from .footprint import free_bytes, saved_bytes
-from .measurement import Measurement
-from .probe import Probe
-from .rehearsal import Rehearsal, now, parts
+from .last_layer import last_layer
+from .manner import manner
+from .rehearsal import Rehearsal, now, timed
 
 NUM_STEPS = 5
 """Real steps before the first measurement, and before each of the warm ones."""
@@ -33,7 +32,6 @@ USUAL_PRODUCTS = 50
 LEAST_PRODUCTS, MOST_PRODUCTS = 16, 64
 """A solve from cold is hopeless with fewer; with more it is given up."""
 SHARE_OF_FREE_MEMORY = 0.8
-ATTENTION = (nn.functional.scaled_dot_product_attention, nn.functional.multi_head_attention_forward)
 
 
 class _RefusalError(Exception):
@@ -168,7 +166,7 @@ class _Examiner:
                 f"No: {what} on this batch before any step. Is the batch empty, or of values out of range?"
             )
         del H
-        self.facts["manner"] = self._manner()
+        self.facts["manner"] = manner(self.model, self.loss_fn, self.batch)
         with saved_bytes(self._tensors()) as usual:
             H = self._hessian(params, max_bytes)
             began = now(self.device)
@@ -177,23 +175,9 @@ class _Examiner:
         self.facts |= {"check_bytes": float(checked.peak), "graph_bytes": float(usual.peak)}
         return H
 
-    def _manner(self) -> tuple[str, ...]:
-        """In what a measurement runs the model otherwise than training does."""
-        attention = _AttentionCalls()
-        with observing(self.model), torch.no_grad(), attention:
-            for part, _ in parts(self.batch):
-                self.loss_fn(self.model, part)
-        is_compiled = any(map(_is_compiled, self.model.modules()))
-        words = {
-            "attention in its plain (math) form": attention.num_calls > 0,
-            "compiled modules eagerly": is_compiled,
-        }
-        return tuple(word for word, is_so in words.items() if is_so)
-
     def _hessian(self, params: Sequence[Tensor], max_bytes: float) -> LossCurvature:
-        limit = max_bytes if math.isfinite(max_bytes) else None
         try:
-            return hessian(self.model, self.loss_fn, self.batch, params=params, max_bytes=limit)
+            return hessian(self.model, self.loss_fn, self.batch, params=params, max_bytes=_limit(max_bytes))
         except TightropeError as error:
             if "must fit into memory" in str(error):
                 raise _TooLargeError(str(error).split("; ")[-1].split(". Give")[0]) from error
@@ -201,7 +185,7 @@ class _Examiner:
 
     def _measure(self, for_graph: float, max_products: int, column: int) -> None:
         """A first measurement and warm ones, with real steps before each."""
-        probe = _probe(self.model, self.loss_fn, for_graph, max_products)
+        probe = Probe(self.model, self.loss_fn, max_products=max_products, max_bytes=_limit(for_graph))
         self._steps()
         self._note(freeze(self.optimizer))
         self.observe(f"measuring from cold, about {USUAL_PRODUCTS * self.product_seconds:.2g} s")
@@ -220,9 +204,7 @@ class _Examiner:
         self.facts["warm_products"] = statistics.fmean(m.num_products for m, _ in warm)
 
     def _timed(self, probe: Probe, optimizer: torch.optim.Optimizer | Frozen) -> tuple[Measurement, float]:
-        began = now(self.device)
-        measurement = probe.measure(optimizer, self.batch)
-        return measurement, now(self.device) - began
+        return timed(probe, optimizer, self.batch, self.device)
 
     def _steps(self) -> None:
         self.observe("training steps")
@@ -259,58 +241,15 @@ class _Examiner:
     def _last_layer(self) -> str:
         """Measure the last layer and say what it is worth; or say why not."""
         self.observe("measuring the last layer")
-        frozen = freeze(self.optimizer)
-        name, params = last_layer(self.model, frozen.parameters)
-        probe = _probe(self.model, self.loss_fn, self.facts["max_bytes"], MOST_PRODUCTS, params)
-        try:
-            part = restricted(frozen, params)
-            measurement, cold = self._timed(probe, part)
-            _, warm = self._timed(probe, part)
-        except (TightropeError, MemoryError, RuntimeError) as error:
-            return f"Nor can its last layer alone: {blame(error)}"
-        if not measurement.has_ratio:
-            return f"Its last layer alone has no ratio either: {measurement.reason}"
-        size = sum(w.numel() for w in params)
-        self.facts["part"] = Part(name, size, measurement.ratio, cold, warm)
-        return (
-            f"Its last layer ('{name}', {size:,} parameters) can be measured alone; the ratio there, now "
-            f"{measurement.ratio:.3g}, is a lower bound of the whole's, and takes {cold:.3g} s the first time and "
-            f"{warm:.3g} s warm."
-        )
-
-
-class _AttentionCalls(TorchFunctionMode):
-    """Counts calls of fused attention, which has no second derivative and is replaced for a measurement."""
-
-    num_calls = 0
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.num_calls += function in ATTENTION
-        return function(*args, **(kwargs or {}))
+        part, words = last_layer(self.model, self.optimizer, self.loss_fn, self.batch, self.facts["max_bytes"])
+        if part is not None:
+            self.facts["part"] = part
+        return words
 
 
 class _TooLargeError(Exception):
     """What a measurement holds exceeds what it may."""
 
 
-def last_layer(model: nn.Module, params: Iterable[Tensor]) -> tuple[str, list[Tensor]]:
-    """Name and parameters of the last module that holds one of these parameters itself."""
-    moved = {id(w) for w in params}
-    names = [name for name, w in model.named_parameters() if id(w) in moved]
-    if not names:
-        raise UnsupportedOptimizerError("last_layer: the optimizer must move parameters of the model; it moves others.")
-    prefix = names[-1].rpartition(".")[0]
-    held: list[Tensor] = [
-        w for name, w in model.named_parameters() if id(w) in moved and name.rpartition(".")[0] == prefix
-    ]
-    return prefix or names[-1], held if prefix else held[-1:]
-
-
-def _probe(
-    model: nn.Module, loss_fn: LossFn, max_bytes: float, max_products: int, params: Sequence[Tensor] | None = None
-) -> Probe:
-    return Probe(model, loss_fn, params=params, max_products=max_products)
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+def _limit(max_bytes: float) -> float | None:
+    return max_bytes if math.isfinite(max_bytes) else None

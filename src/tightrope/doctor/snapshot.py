@@ -17,7 +17,6 @@ from tightrope.curvature import (
     LayerShare,
     LossCurvature,
     LossFn,
-    Scaled,
     SpectralDensity,
     SymmetricOperator,
     hessian,
@@ -27,9 +26,7 @@ from tightrope.curvature import (
     top_eigenvalues,
 )
 from tightrope.optim import Frozen, freeze
-
-from .measurement import Measurement
-from .probe import REASONS, Probe, _transformed
+from tightrope.stability import REASONS, Measurement, Probe, ratio_operator
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def _sharpness_alone(
 
 def _operator(H: LossCurvature, frozen: Frozen | None) -> SymmetricOperator:
     """The operator whose top eigenvalue is the ratio; the Hessian itself without a method."""
-    return H if frozen is None else Scaled(_transformed(H, frozen), frozen.half_scaling(), frozen.shift)  # type: ignore[arg-type]
+    return H if frozen is None else ratio_operator(H, frozen)
 
 
 def _named(model: nn.Module, params: Sequence[Tensor]) -> list[tuple[str, Tensor]]:

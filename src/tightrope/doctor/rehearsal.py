@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tightrope.curvature import LossFn, MicroBatches
+from tightrope.optim import Frozen
+from tightrope.stability import Measurement, Probe
 
 from .footprint import saved_bytes
 
@@ -71,6 +73,15 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def timed(
+    probe: Probe, optimizer: torch.optim.Optimizer | Frozen, batch: Any, device: torch.device
+) -> tuple[Measurement, float]:
+    """A measurement and the seconds it took."""
+    began = now(device)
+    measurement = probe.measure(optimizer, batch)
+    return measurement, now(device) - began
 
 
 def parts(batch: Any) -> Iterable[tuple[Any, float]]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .measurement import Measurement
+from tightrope.stability import Measurement
 
 RARE = 1000
 """A measurement in so many steps misses what happens between them: look at one layer instead."""
