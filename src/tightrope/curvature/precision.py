@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .convolution import LEAN
+
 LOW = (torch.float16, torch.bfloat16)
 FLOATING = (*LOW, torch.float32, torch.float64)
 CASTS = {Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16, Tensor.float: torch.float32}
@@ -38,7 +40,7 @@ class Precise(TorchFunctionMode):
         if CASTS.get(func) in self.below:
             return args[0].to(self.dtype)
         with autocast_set_aside():
-            return func(*args, **kwargs)
+            return LEAN.get(func, func)(*args, **kwargs)
 
     def raised(self, x: Any) -> Any:
         """A tensor or type in at least this precision, also inside lists, tuples and dicts; anything else as it is."""
