@@ -24,6 +24,8 @@ CASTS = {Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16, Tensor.flo
 class Precise(TorchFunctionMode):
     """Inside, no torch function computes in less than `dtype`: autocast is off, and casts below it lead to it.
 
+    Convolutions are taken in a form that is cheap to differentiate twice.
+
     Attributes:
         num_calls: Functions called so far; it grows in a backward pass that runs Python.
     """
@@ -90,16 +92,17 @@ def _stand_in(w: Tensor, dtype: torch.dtype) -> nn.Parameter:
 def standing_in(model: nn.Module, leaves: Mapping[int, Tensor]) -> Iterator[None]:
     """Inside, the model's modules hold `leaves` in place of the parameters whose ids they are filed under."""
     held = [(module, dict(module._parameters)) for module in model.modules() if module._parameters]
-    flat = [(module, module._flat_weights) for module in model.modules() if isinstance(module, nn.RNNBase)]
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    lists = [(module._flat_weights, module._flat_weight_refs) for module in recurrent]
     try:
         for module, parameters in held:
             for name, w in parameters.items():
                 module._parameters[name] = leaves.get(id(w), w)  # type: ignore[assignment]
-        for module, weights in flat:
-            module._flat_weights = [leaves.get(id(w), w) for w in weights]
+        for each in recurrent:
+            each._init_flat_weights()  # by name: after torch.func.functional_call its list holds other tensors
         yield
     finally:
         for module, parameters in held:
             module._parameters.update(parameters)
-        for module, weights in flat:
-            module._flat_weights = weights
+        for each, (weights, refs) in zip(recurrent, lists, strict=True):
+            each._flat_weights, each._flat_weight_refs = weights, refs
