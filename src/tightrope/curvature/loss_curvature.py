@@ -40,7 +40,7 @@ class LossCurvature(SymmetricOperator):
     """A symmetric operator made of a model's loss.
 
     Attributes:
-        loss: The loss, a float.
+        loss: The loss, a float. Of one that is not finite, the gradient and every product are NaN.
         gradient: (p,).
         check: What the first use of the model found, where `hessian` made the operator.
     """

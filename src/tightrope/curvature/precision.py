@@ -90,7 +90,10 @@ def _stand_in(w: Tensor, dtype: torch.dtype) -> nn.Parameter:
 
 @contextmanager
 def standing_in(model: nn.Module, leaves: Mapping[int, Tensor]) -> Iterator[None]:
-    """Inside, the model's modules hold `leaves` in place of the parameters whose ids they are filed under."""
+    """Inside, the model's modules hold `leaves` in place of the parameters whose ids they are filed under.
+
+    A recurrent layer notices and lists its weights anew in its forward pass; its own list comes back with the rest.
+    """
     held = [(module, dict(module._parameters)) for module in model.modules() if module._parameters]
     recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     lists = [(module._flat_weights, module._flat_weight_refs) for module in recurrent]
@@ -98,8 +101,6 @@ def standing_in(model: nn.Module, leaves: Mapping[int, Tensor]) -> Iterator[None
         for module, parameters in held:
             for name, w in parameters.items():
                 module._parameters[name] = leaves.get(id(w), w)  # type: ignore[assignment]
-        for each in recurrent:
-            each._init_flat_weights()  # by name: after torch.func.functional_call its list holds other tensors
         yield
     finally:
         for module, parameters in held:
