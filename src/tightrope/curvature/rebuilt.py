@@ -29,7 +29,7 @@ class RebuiltHessian(LossCurvature):
     Raises:
         ShapeError: as in `Hessian`.
     Cost:
-        A product 2.3 to 3.1 gradients. Memory: the graph of `chunk_size` examples.
+        A product 2.4 to 3.5 gradients. Memory: the graph of `chunk_size` examples.
     """
 
     def __init__(
