@@ -9,7 +9,7 @@ from .fisher import Fisher
 from .gauss_newton import Criterion, GaussNewton
 from .lanczos import EigenResult, top_eigenvalues
 from .layers import LayerShare, layer_shares, participation
-from .objective import LossCurvature, LossFn, SelfCheck
+from .loss_curvature import LossCurvature, LossFn, SelfCheck
 from .observation import observing
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
 from .pieces import MicroBatches

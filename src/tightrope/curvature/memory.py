@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tightrope.errors import ConfigError, ShapeError
 
 from .graph_size import OverBudgetError, counted_graph, graph_size
-from .objective import LossFn, Objective
+from .loss_curvature import LossFn
+from .objective import Objective
 from .pieces import MicroBatches, num_examples
 from .products import Hessian
 from .rebuilt import RebuiltHessian

@@ -44,10 +44,9 @@ class SymmetricOperator(ABC):
         Raises:
             ShapeError: V has another length, dtype or device.
         """
-        if V.ndim not in (1, 2) or V.shape[0] != self.size:
-            raise ShapeError(
-                f"{type(self).__name__}: needs vectors ({self.size},) or ({self.size}, k); got {tuple(V.shape)}."
-            )
+        if not isinstance(V, Tensor) or V.ndim not in (1, 2) or V.shape[0] != self.size:
+            got = tuple(V.shape) if isinstance(V, Tensor) else type(V).__name__
+            raise ShapeError(f"{type(self).__name__}: needs vectors ({self.size},) or ({self.size}, k); got {got}.")
         if V.dtype != self.dtype or V.device != self.device:
             raise ShapeError(
                 f"{type(self).__name__}: needs {self.dtype} on {self.device}; got {V.dtype} on {V.device}. "
@@ -78,13 +77,20 @@ class Scaled(SymmetricOperator):
 
     Args:
         operator: A, (p, p).
-        half: (p,) for a diagonal L, or L itself (p, p).
+        half: (p,) for a diagonal L, or L itself (p, p); zero where a coordinate is held still.
         shift: A number or (p,) added to A's diagonal (coupled weight decay).
+    Raises:
+        ShapeError: half is of another shape, or not finite.
     """
 
     def __init__(self, operator: SymmetricOperator, half: Tensor, shift: Tensor | float = 0.0) -> None:
         if half.shape not in ((operator.size,), (operator.size, operator.size)):
             raise ShapeError(f"Scaled: half must be ({operator.size},) or square; got {tuple(half.shape)}.")
+        if not bool(half.isfinite().all()):
+            raise ShapeError(
+                f"Scaled: half must be finite; got {int((~half.isfinite()).sum())} entries that are not. The root of D "
+                "exists where D is finite and nonnegative."
+            )
         self.operator, self.half, self.shift = operator, half.to(operator.dtype), shift
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
         self.route, self.cost = operator.route, operator.cost

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from tightrope.parameters import flatten
 
-from .objective import LossCurvature, LossFn, Objective, differentiated, flat
+from .engine import differentiated, flat
+from .loss_curvature import LossCurvature, LossFn
+from .objective import Objective
 
 
 class Hessian(LossCurvature):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tightrope.errors import ConfigError
 
 from .differences import FiniteDifference
+from .loss_curvature import LossCurvature, LossFn, SelfCheck
 from .memory import graph_hessian, hessian_after_out_of_memory, is_out_of_memory
-from .objective import LossCurvature, LossFn, SelfCheck
 from .products import Hessian
 from .rebuilt import RebuiltHessian
 from .selfcheck import self_check, summary

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .differences import GradientField, mixed_direction
+from .loss_curvature import SelfCheck
 from .memory import is_out_of_memory
-from .objective import SelfCheck
 from .products import Hessian
 from .rebuilt import RebuiltHessian
 
