@@ -7,7 +7,7 @@ from .differences import FiniteDifference
 from .distributed import Sharded
 from .fisher import Fisher
 from .gauss_newton import Criterion, GaussNewton
-from .lanczos import EigenResult, top_eigenvalues
+from .lanczos import top_eigenvalues
 from .layers import LayerShare, layer_shares, participation
 from .objective import LossCurvature, LossFn, SelfCheck
 from .observation import observing
@@ -15,6 +15,7 @@ from .operators import Ascended, Dense, Scaled, SymmetricOperator
 from .pieces import MicroBatches
 from .products import Hessian
 from .rebuilt import RebuiltHessian
+from .results import BottomResult, EigenResult, Extremes
 from .routes import hessian
 from .selfcheck import self_check
 from .spectrum import SpectralDensity, SpectralEstimate, effective_dimension, spectral_density
