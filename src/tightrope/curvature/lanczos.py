@@ -68,7 +68,7 @@ def top_eigenvalues(
     goal = Goal("top_eigenvalues", (k, 0), rtol, confidence, bound_rtol, num_guard_steps)
     space, outcome = solved(operator, goal, start, max_products, max_basis, seed)
     if outcome.look is None:
-        nan, none = missing(space, k), missing(space, 0, operator.size)
+        nan, none = missing(space, k), missing(space, operator.size, 0)
         return EigenResult(nan, nan, torch.nan, "residual", None, nan, none, none, space.num_products, "not_finite")
     return outcome.look.top(outcome.bounds, outcome.status)
 

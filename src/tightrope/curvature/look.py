@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .bounds import probabilistic_upper
@@ -37,6 +36,12 @@ class Look:
         self.residuals = norms + space.rounding
         self.unconverged = norms > (rtol * self.theta[chosen].abs()).clamp(min=space.rounding)
         self.is_converged = m >= max(wanted) and not bool(self.unconverged.any())
+
+    @property
+    def warm_start(self) -> Tensor:
+        """(p, j): the wanted vectors of both ends, then the next one at each, where the guard may be blended in."""
+        spare = [i for i in range(self.vectors.shape[1]) if i not in self.columns]
+        return self.vectors[:, self.columns + spare]
 
     @property
     def unconverged_residuals(self) -> Tensor:
@@ -77,7 +82,7 @@ class Look:
             confidence=bounds.confidence,
             residuals=self.residuals[:k].to(self.vectors),
             vectors=self.vectors[:, :k],
-            warm_start=self.vectors[:, : self.space.ends[0]],
+            warm_start=self.warm_start if not self.num_bottom else self.vectors[:, : self.space.ends[0]],
             num_products=self.space.num_products,
             status=status,
         )
