@@ -7,25 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tightrope.curvature import Dense, EigenResult, Scaled, SymmetricOperator, top_eigenvalues
+from tests.curvature.claims import Counting, solve_and_check
+from tightrope.curvature import Dense, Scaled, top_eigenvalues
 from tightrope.errors import ShapeError
 
-EPS = torch.finfo(torch.float64).eps
 INF, NAN = float("inf"), float("nan")
-
-
-class Counting(SymmetricOperator):
-    """An operator that counts its own products."""
-
-    route = "counting"
-
-    def __init__(self, operator):
-        self.operator, self.num_applied = operator, 0
-        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
-
-    def apply(self, v):
-        self.num_applied += 1
-        return self.operator.apply(v)
 
 
 class Failing(Counting):
@@ -60,34 +46,6 @@ def symmetric(eigenvalues, seed=0):
 
 def descending(A):
     return torch.linalg.eigvalsh(A.double()).flip(0)
-
-
-def solve_and_check(operator, k, truth, **options) -> EigenResult:
-    """Solve, hold every claim of the result against the true eigenvalues, and return it."""
-    counted = Counting(operator)
-    result = top_eigenvalues(counted, k, **options)
-    max_products = options.get("max_products", 64)
-    values, vectors = result.values.double(), result.vectors.double()
-    slack = 8 * EPS * truth.abs().max()  # of the dense truth itself
-    eps = torch.finfo(operator.dtype).eps
-
-    assert result.num_products == counted.num_applied <= max_products
-    assert result.values.shape == result.lower.shape == result.residuals.shape == (k,)
-    assert result.vectors.shape == (operator.size, k)
-    assert result.values.dtype == result.vectors.dtype == operator.dtype
-    assert (values.diff() <= 0).all()
-    assert (result.lower.double() <= truth[:k] + slack).all()
-    assert (result.lower <= result.values).all()
-    nearest = (values[:, None] - truth).abs().amin(1)
-    assert (nearest <= result.residuals.double() + slack).all()
-    assert torch.allclose(vectors.T @ vectors, torch.eye(k, dtype=torch.float64), rtol=0, atol=40 * eps)
-    assert result.upper_kind in ("exact", "probabilistic", "residual")
-    assert (result.confidence is not None) == (result.upper_kind == "probabilistic")
-    if result.upper_kind == "exact":
-        assert result.num_products == operator.size
-        assert result.upper >= truth[0] - slack
-        assert torch.allclose(values, truth[:k], rtol=0, atol=float(64 * eps * truth.abs().max()))
-    return result
 
 
 SPECTRA = {
