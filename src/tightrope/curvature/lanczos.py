@@ -9,12 +9,10 @@ from tightrope.errors import ShapeError
 
 from .draws import seeded
 from .expansion import Goal, Outcome, from_cold, from_warm
+from .look import MAX_SPARE
 from .operators import SymmetricOperator
 from .results import EigenResult
 from .ritz import RitzSpace
-
-MAX_SPARE = 4
-"""Vectors beyond the wanted ones that a start is read for, at each end."""
 
 
 def top_eigenvalues(
@@ -70,7 +68,7 @@ def top_eigenvalues(
     if outcome.look is None:
         nan, none = missing(space, k), missing(space, operator.size, 0)
         return EigenResult(nan, nan, torch.nan, "residual", None, nan, none, none, space.num_products, "not_finite")
-    return outcome.look.top(outcome.bounds, outcome.status)
+    return outcome.look.top(outcome.bounds, outcome.status, outcome.num_spare)
 
 
 def solved(
