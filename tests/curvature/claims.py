@@ -32,17 +32,7 @@ def solve_and_check(operator, k, truth, *, own=0.0, **options) -> EigenResult:
     """
     counted = Counting(operator)
     result = top_eigenvalues(counted, k, **options)
-    check_end(
-        operator,
-        k,
-        truth,
-        own,
-        values=result.values,
-        inner_bounds=result.lower,
-        outer_bound=result.upper,
-        kind=result.upper_kind,
-        result=result,
-    )
+    check_top(operator, k, truth, own, result)
     check_effort(counted, result.num_products, result.status, result.residuals, result.values, own, truth, options)
     if result.upper_kind == "exact":
         assert result.num_products == operator.size
@@ -54,28 +44,8 @@ def solve_and_check_both(operator, k, truth, *, own=0.0, **options) -> Extremes:
     counted = Counting(operator)
     ends = extreme_eigenvalues(counted, k, **options)
     top, bottom = ends.top, ends.bottom
-    check_end(
-        operator,
-        k,
-        truth,
-        own,
-        values=top.values,
-        inner_bounds=top.lower,
-        outer_bound=top.upper,
-        kind=top.upper_kind,
-        result=top,
-    )
-    check_end(
-        operator,
-        k,
-        -truth.flip(0),
-        own,
-        values=-bottom.values,
-        inner_bounds=-bottom.upper,
-        outer_bound=-bottom.lower,
-        kind=bottom.lower_kind,
-        result=bottom,
-    )
+    check_top(operator, k, truth, own, top)
+    check_top(operator, k, -truth.flip(0), own, upside_down(ends))
     values, residuals = torch.cat([top.values, bottom.values]), torch.cat([top.residuals, bottom.residuals])
     check_effort(counted, ends.num_products, ends.status, residuals, values, own, truth, options)
     assert (top.num_products, top.status) == (ends.num_products, ends.status)
@@ -83,26 +53,43 @@ def solve_and_check_both(operator, k, truth, *, own=0.0, **options) -> Extremes:
     return ends
 
 
-def check_end(operator, k, truth, own, *, values, inner_bounds, outer_bound, kind, result):
+def upside_down(ends: Extremes) -> EigenResult:
+    """The bottom as the top of the operator times -1."""
+    bottom = ends.bottom
+    return EigenResult(
+        -bottom.values,
+        -bottom.upper,
+        -bottom.lower,
+        bottom.lower_kind,
+        bottom.confidence,
+        bottom.residuals,
+        bottom.vectors,
+        ends.warm_start,
+        ends.num_products,
+        ends.status,
+    )
+
+
+def check_top(operator, k, truth, own, result):
     """The claims on the k largest eigenvalues."""
-    assert values.shape == inner_bounds.shape == result.residuals.shape == (k,)
+    assert result.values.shape == result.lower.shape == result.residuals.shape == (k,)
     assert result.vectors.shape == (operator.size, k)
-    assert values.dtype == result.vectors.dtype == operator.dtype
+    assert result.values.dtype == result.vectors.dtype == operator.dtype
     eps, scale = torch.finfo(operator.dtype).eps, float(truth.abs().max())
-    vectors, wide = result.vectors.double(), values.double()
+    vectors, values = result.vectors.double(), result.values.double()
     slack = (8 * EPS + own) * scale  # of the dense truth itself, and of the operator's products
-    assert (wide.diff() <= 0).all()
-    assert (inner_bounds.double() <= truth[:k] + slack).all()
-    assert (inner_bounds <= values).all()
-    nearest = (wide[:, None] - truth).abs().amin(1)
+    assert (values.diff() <= 0).all()
+    assert (result.lower.double() <= truth[:k] + slack).all()
+    assert (result.lower <= result.values).all()
+    nearest = (values[:, None] - truth).abs().amin(1)
     assert (nearest <= result.residuals.double() + slack).all()
     assert torch.allclose(vectors.T @ vectors, torch.eye(k, dtype=torch.float64), rtol=0, atol=40 * eps)
-    assert kind in ("exact", "probabilistic", "residual")
-    assert (result.confidence is not None) == (kind == "probabilistic")
-    assert outer_bound >= float(values[0])
-    if kind == "exact":
-        assert outer_bound >= truth[0] - slack
-        assert torch.allclose(wide, truth[:k], rtol=0, atol=64 * eps * scale)
+    assert result.upper_kind in ("exact", "probabilistic", "residual")
+    assert (result.confidence is not None) == (result.upper_kind == "probabilistic")
+    assert result.upper >= float(result.values[0])
+    if result.upper_kind == "exact":
+        assert result.upper >= truth[0] - slack
+        assert torch.allclose(values, truth[:k], rtol=0, atol=64 * eps * scale)
 
 
 def check_effort(counted, num_products, status, residuals, values, own, truth, options):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.curvature.claims import Counting, solve_and_check
-from tightrope.curvature import Dense, Scaled, top_eigenvalues
+from tightrope.curvature import Dense, Scaled, look, top_eigenvalues
 from tightrope.errors import ShapeError
 
 INF, NAN = float("inf"), float("nan")
@@ -284,6 +284,45 @@ def test_warm_starts_miss_no_move_of_a_second_eigenvalue_that_overtakes_the_firs
 def test_two_guard_steps_find_a_mode_that_rose_out_of_the_bulk(seed):
     *_, last = follow(rising, 40, seed, num_guard_steps=2)
     assert is_right(last, rising(1.0))
+
+
+CROWDED = [1.0, 0.99, 0.98, 0.97, 0.96, 0.951, 0.5, *torch.linspace(-1, 0.4, 53).tolist()]
+
+
+@pytest.mark.parametrize(("k", "num_carried"), [(1, 5), (2, 6), (4, 6), (5, 6), (6, 7)])
+@pytest.mark.parametrize("is_warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("max_basis", [None, 25])
+def test_modes_that_may_take_their_turn_at_the_top_are_carried(k, num_carried, is_warm, max_basis):
+    A = symmetric(CROWDED)
+    truth = torch.linalg.eigh(A).eigenvectors.flip(1)[:, :num_carried]
+    options = {"rtol": 1e-6, "num_guard_steps": 20, "max_products": 300, "max_basis": max_basis}
+    result = solve_and_check(Dense(A), k, descending(A), start=randn(60, k + 1) if is_warm else None, **options)
+    assert result.status == "converged"
+    assert result.warm_start.shape == (len(A), num_carried)
+    assert torch.allclose(result.warm_start[:, :k], result.vectors)
+    assert torch.linalg.svdvals(truth.T @ result.warm_start)[-1] > 0.5
+
+
+def test_one_vector_beyond_a_top_that_stands_apart_is_carried():
+    A = symmetric([3.0, 2.0, *torch.linspace(-1, 1, 58).tolist()])
+    crowded = torch.linalg.eigh(A).eigenvectors.flip(1)[:, :5]
+    assert top_eigenvalues(Dense(A), start=crowded).warm_start.shape == (60, 2)
+
+
+def taking_turns(t):
+    """Five modes of nearly equal curvature, each at the top in its time."""
+    phases = 2 * math.pi * (t - torch.arange(5, dtype=torch.float64) / 5)
+    return torch.cat([3 + 0.05 * torch.cos(phases), torch.linspace(-1, 1, 115, dtype=torch.float64)])
+
+
+def test_modes_that_are_carried_are_missed_less_often_when_they_take_turns(monkeypatch):
+    def num_missed():
+        paths = [list(follow(taking_turns, 40, seed)) for seed in range(3)]
+        return sum(not is_right(result, taking_turns(i / 40)) for path in paths for i, result in enumerate(path))
+
+    carried = num_missed()
+    monkeypatch.setattr(look, "NEAR", -1.0)
+    assert carried < 0.7 * num_missed()
 
 
 GARBAGE = {

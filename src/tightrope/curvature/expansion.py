@@ -43,17 +43,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a solver stopped.
-
-    Attributes:
-        look: None where a product was not finite.
-        num_spare: How many vectors beyond the wanted ones the next start should hold.
-    """
+    """Where a solver stopped; `look` is None where a product was not finite."""
 
     look: Look | None
     bounds: Bounds
     status: str
-    num_spare: int = 1
 
 
 def from_cold(space: RitzSpace, goal: Goal, generator: torch.Generator) -> Outcome:
@@ -90,8 +84,7 @@ def from_warm(space: RitzSpace, goal: Goal, generator: torch.Generator, start: T
     while space.is_finite:
         look, guard_product = Look(space, goal.wanted, goal.rtol), space.last_products()[:, -1:]
         if (look.is_converged and num_steps >= goal.num_guard_steps) or space.is_exhausted:
-            status = "converged" if look.is_converged else "max_products"
-            return Outcome(look, look.nearest(), status, look.num_near(start))
+            return Outcome(look, look.nearest(), "converged" if look.is_converged else "max_products")
         if not num_added or len(look.theta) < max(goal.wanted):
             block = gaussian(space.operator, 1, generator)
         elif look.is_converged or not num_steps:

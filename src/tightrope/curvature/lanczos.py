@@ -68,7 +68,7 @@ def top_eigenvalues(
     if outcome.look is None:
         nan, none = missing(space, k), missing(space, operator.size, 0)
         return EigenResult(nan, nan, torch.nan, "residual", None, nan, none, none, space.num_products, "not_finite")
-    return outcome.look.top(outcome.bounds, outcome.status, outcome.num_spare)
+    return outcome.look.top(outcome.bounds, outcome.status)
 
 
 def solved(

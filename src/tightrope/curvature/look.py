@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .bounds import probabilistic_upper
@@ -17,11 +16,8 @@ from .ritz import RitzSpace, outer
 MAX_SPARE = 4
 """Vectors beyond the wanted ones that a start may hold, at each end."""
 
-PERSISTS = 0.9
-"""Cosine of a vector with its former one above which the top has not changed."""
-
 NEAR = 0.05
-"""Share of the last wanted value within which the next ones are about to take their turn."""
+"""Share of the last wanted value within which the next ones may take their turn at the top."""
 
 
 class Look:
@@ -53,19 +49,11 @@ class Look:
         spare = [i for i in range(self.vectors.shape[1]) if i not in self.columns]
         return self.vectors[:, self.columns + spare]
 
-    def num_near(self, start: Tensor) -> int:
-        """How many vectors beyond the wanted ones are worth carrying: those whose values are about to take their turn,
-        where the vectors at the top are others than those of the start; else one.
-        """
-        k = self.num_top
-        if start.shape[1] < k:
-            return 1
-        u, former = self.vectors[:, :k].double(), start[:, :k].double()
-        inner = self.space.operator.inner
-        former = former / inner(former, former).diagonal().sqrt()
-        if float(torch.linalg.svdvals(inner(u, former).cpu())[-1]) > PERSISTS:
-            return 1
-        near = self.theta[k : k + MAX_SPARE] >= self.theta[k - 1] - NEAR * self.theta[k - 1].abs()
+    @property
+    def num_near(self) -> int:
+        """How many vectors beyond the k largest are worth carrying: those that may be at the top next, or else one."""
+        k, last = self.num_top, self.theta[self.num_top - 1]
+        near = self.theta[k : k + MAX_SPARE] >= last - NEAR * last.abs()
         return max(1, int(near.sum()))
 
     @property
@@ -96,8 +84,8 @@ class Look:
         lower = -probabilistic_upper(p, num_rounds, -low, -high, confidence) - self.space.rounding
         return Bounds(lower, upper, "probabilistic", confidence)
 
-    def top(self, bounds: Bounds, status: str, num_spare: int = 1) -> EigenResult:
-        k, num_carried = self.num_top, self.num_top + num_spare
+    def top(self, bounds: Bounds, status: str) -> EigenResult:
+        k, num_spare = self.num_top, self.num_near
         theta = self.theta[:k]
         return EigenResult(
             values=theta.to(self.vectors),
@@ -107,7 +95,7 @@ class Look:
             confidence=bounds.confidence,
             residuals=self.residuals[:k].to(self.vectors),
             vectors=self.vectors[:, :k],
-            warm_start=self.vectors[:, :num_carried] if num_spare == 1 else self.space.ritz(num_carried)[1],
+            warm_start=self.vectors[:, : k + 1] if num_spare == 1 else self.space.ritz(k + num_spare)[1],
             num_products=self.space.num_products,
             status=status,
         )

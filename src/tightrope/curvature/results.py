@@ -21,8 +21,8 @@ class EigenResult:
         confidence: Probability of a probabilistic bound, else None.
         residuals: (k,); each `value +- residual` holds an eigenvalue.
         vectors: (p, k) Ritz vectors, orthonormal.
-        warm_start: (p, k + 1), or fewer: the vectors and the next one, to start the next call from; (p, k + 4) at most
-            where the top was another than that of the start, and the next ones are within 5 % of it.
+        warm_start: (p, k + 1), or fewer: the vectors and the next one, to start the next call from; up to
+            (p, k + 4) where the next ones are within 5 % of the last and may take its place.
         num_products: Products with one vector that were spent.
         status: "converged", "max_products", "bound_not_reached" (the value converged, the bound asked for did not)
             or "not_finite".
