@@ -142,6 +142,17 @@ def test_a_restart_keeps_vectors_orthonormal_and_products_theirs():
     assert float((A.double() @ V - AV).norm(dim=0).max()) <= space.rounding
 
 
+def test_rounding_of_an_end_that_a_restart_drops_is_not_forgotten():
+    lam = torch.cat([torch.linspace(0, 1, 199), torch.tensor([-1e6])])
+    space = RitzSpace(Diagonal(lam), 100, max_columns=6, ends=(2, 0))
+    space.extend(randn(P, 6, dtype=torch.float32))
+    space.extend(randn(P, 1, seed=1, dtype=torch.float32))
+    kept = slice(0, space.num_columns - 1)
+    drift = (lam.double()[:, None] * space.V.double() - space.AV.double())[:, kept].norm(dim=0)
+    assert space.num_restarts == 1
+    assert 1e-4 < float(drift.max()) <= space.rounding  # it is there, and covered
+
+
 def test_a_restart_spans_the_extreme_ritz_vectors_and_the_former_ones():
     A = symmetric(SEPARATED["even"])
     space = RitzSpace(Dense(A), 100, max_columns=6, ends=(2, 0))
