@@ -153,6 +153,16 @@ def test_rounding_of_an_end_that_a_restart_drops_is_not_forgotten():
     assert 1e-4 < float(drift.max()) <= space.rounding  # it is there, and covered
 
 
+def test_no_product_is_spent_on_what_a_restart_dropped():
+    space = RitzSpace(Dense(symmetric(SEPARATED["even"])), 100, max_columns=6, ends=(2, 0))
+    space.extend(randn(P, 6))
+    dropped = space.V.clone()
+    assert space.extend(dropped @ randn(6, 1, seed=1)) == 0
+    assert space.extend(randn(P, 1, seed=2)) == 1
+    assert space.num_restarts == 1
+    assert float((dropped.T @ space.V[:, -1:]).abs().max()) < 1e-12
+
+
 def test_a_restart_spans_the_extreme_ritz_vectors_and_the_former_ones():
     A = symmetric(SEPARATED["even"])
     space = RitzSpace(Dense(A), 100, max_columns=6, ends=(2, 0))
