@@ -38,6 +38,12 @@ class SymmetricOperator(ABC):
         """U'V for blocks (p, j) and (p, k); the only reduction over p that solvers use."""
         return U.T @ V
 
+    def apply_block(self, v: Tensor, where: slice | Tensor) -> Tensor:
+        """The product at some coordinates (q,) with a vector (q,) that is zero at all others."""
+        whole = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        whole[where] = v
+        return self.apply(whole)[where]
+
     def __matmul__(self, V: Tensor) -> Tensor:
         """The product with a vector (p,) or a block (p, k).
 
@@ -104,6 +110,14 @@ class Scaled(SymmetricOperator):
             return self.half.T @ (self.operator.apply(x) + self.shift * x)
         x = self.half * v
         return self.half * (self.operator.apply(x) + self.shift * x)
+
+    def apply_block(self, v: Tensor, where: slice | Tensor) -> Tensor:
+        if self.half.ndim == 2:
+            return SymmetricOperator.apply_block(self, v, where)
+        half = self.half[where]
+        x = half * v
+        shift = self.shift.expand(self.size)[where] if isinstance(self.shift, Tensor) else self.shift
+        return half * (self.operator.apply_block(x, where) + shift * x)
 
 
 class Ascended(SymmetricOperator):
