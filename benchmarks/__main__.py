@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("startup", "products", "warm", "freeze", "sam", "chebyshev", "demo")
+NAMES = ("startup", "products", "rivals", "warm", "freeze", "sam", "chebyshev", "demo")
 
 
 def main() -> None:
