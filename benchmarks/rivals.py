@@ -1,6 +1,6 @@
 """One Hessian-vector product in gradients on the same data, beside other libraries, all calls taken in turn.
 
-The floor is what the kept graph must compute: multiplications counted in plain torch, the product's over the gradient's.
+The floor is what the kept graph must compute: flops of the product over those of the gradient, in plain torch.
 Times are medians of process time with one thread and of wall time with two, for there process time counts both.
 """
 
