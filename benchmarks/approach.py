@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import pairwise
 from statistics import mean
 
 import torch
@@ -49,7 +50,7 @@ def lines() -> Iterator[str]:
     seen = list(measurements())
     ratios, warm = [m.ratio for m, _ in seen], [m.num_products for m, _ in seen if not m.is_audit]
     audits = [m.num_products for m, _ in seen if m.is_audit]
-    crossings = sum((a < 1) != (b < 1) for a, b in zip(ratios, ratios[1:], strict=False))
+    crossings = sum((a < 1) != (b < 1) for a, b in pairwise(ratios))
     worst = max(abs(m.ratio - true) / m.residual for m, true in seen)
     error = max(abs(m.ratio - true) / true for m, true in seen)
     average = mean(m.num_products for m, _ in seen)

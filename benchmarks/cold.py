@@ -58,10 +58,11 @@ def truth(model: nn.Module, loss_fn: LossFn, batch: tuple[Tensor, ...], half: Te
         flat = torch.cat([part.reshape(-1) for part in g])
 
         def matvec(v: Any) -> Any:
-            Hv = torch.autograd.grad(flat, parameters, half * torch.from_numpy(v.reshape(-1)), retain_graph=True)
-            return (half * torch.cat([part.reshape(-1) for part in Hv])).numpy()
+            x = half * torch.from_numpy(v.reshape(-1)).to(half.device)
+            Hx = torch.autograd.grad(flat, parameters, x, retain_graph=True)
+            return (half * torch.cat([part.reshape(-1) for part in Hx])).cpu().numpy()
 
-        operator = LinearOperator((len(half), len(half)), matvec=matvec, dtype=half.numpy().dtype)
+        operator = LinearOperator((len(half), len(half)), matvec=matvec, dtype=float)
         return float(eigsh(operator, k=1, which="LA", tol=tol, return_eigenvectors=False)[0])
 
 
@@ -75,14 +76,14 @@ def ours(rtol: float = 1e-2, bound_rtol: float | None = None) -> Solve:
 
 def by_eigsh(tol: float) -> Solve:
     def solve(task: Task, half: Tensor) -> float:
-        S = aslinearoperator(diags_array(half.double().numpy()))
+        S = aslinearoperator(diags_array(half.double().cpu().numpy()))
         return float(eigsh(S @ curvlinops(task).to_scipy() @ S, k=1, which="LA", tol=tol)[0][0])
 
     return solve
 
 
 def by_lobpcg(task: Task, half: Tensor) -> float:
-    S = aslinearoperator(diags_array(half.double().numpy()))
+    S = aslinearoperator(diags_array(half.double().cpu().numpy()))
     start = torch.randn(len(half), 1, dtype=torch.float64).numpy()
     return float(lobpcg(S @ curvlinops(task).to_scipy() @ S, start, largest=True)[0][0])
 
@@ -92,7 +93,10 @@ def by_eigenthings(algorithm: str, **settings: Any) -> Solve:
 
     def solve(task: Task, half: Tensor) -> float:
         H = eigenthings(task)
-        operator = hessian_eigenthings.LambdaOperator(lambda v: half * H.matvec(half * v), size=len(half))
+        half = half.to(H.dtype)
+        operator = hessian_eigenthings.LambdaOperator(
+            lambda v: half * H.matvec(half * v), size=H.size, device=H.device, dtype=H.dtype
+        )
         found = getattr(hessian_eigenthings, algorithm)(operator, **settings)
         return found[0] if isinstance(found, tuple) else float(found.eigenvalues[0])
 
@@ -138,7 +142,14 @@ def plain() -> dict[str, Solve]:
     return found
 
 
-def rows(model: str, name: str, task: Task, half: Tensor, solves: dict[str, Solve]) -> Iterator[str]:
+def rows(
+    model: str,
+    name: str,
+    task: Task,
+    half: Tensor,
+    solves: dict[str, Solve],
+    clock: Callable[[], float] = time.process_time,
+) -> Iterator[str]:
     """One for each way to find one eigenvalue of one model."""
     expected = truth(task.model, task.loss_fn, task.batch, half)
     values: dict[str, float] = {}
@@ -147,9 +158,7 @@ def rows(model: str, name: str, task: Task, half: Tensor, solves: dict[str, Solv
         values[label] = solves[label](task, half)
 
     with plain_attention():
-        seconds = interleaved_seconds(
-            {label: lambda label=label: call(label) for label in solves}, ROUNDS, time.process_time
-        )
+        seconds = interleaved_seconds({label: lambda label=label: call(label) for label in solves}, ROUNDS, clock)
     for label, value in values.items():
         error, times = abs(value - expected) / expected, seconds[label] / seconds["tightrope"]
         words = "" if error <= ALLOWED_ERROR else "wrong"

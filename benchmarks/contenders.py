@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tightrope.curvature import Hessian
+from tightrope.parameters import trainable
 
 from .products import cases, half_squares, squared
 
@@ -98,7 +99,7 @@ def plain_attention() -> Iterator[None]:
 def product(contender: str, task: Task) -> Callable[[], object]:
     """One product as a call without arguments, everything before it done, vectors in the library's own form."""
     task = task.copied()
-    parameters = list(task.model.parameters())
+    parameters = list(trainable(task.model).values())
     v = torch.randn(sum(w.numel() for w in parameters), dtype=parameters[0].dtype, device=parameters[0].device)
     if contender == "tightrope":
         H = Hessian(task.model, task.loss_fn, task.batch)
@@ -117,7 +118,7 @@ def rival(contender: str, task: Task) -> Callable[[Tensor], Tensor]:
         return curvlinops(task, check_deterministic=False).__matmul__
     if contender == "hessian-eigenthings":
         return eigenthings(task).matvec
-    multiply, parameters = _in_parts(contender, task), list(task.model.parameters())
+    multiply, parameters = _in_parts(contender, task), list(trainable(task.model).values())
     return lambda v: torch.cat([part.reshape(-1) for part in multiply(_parted(v, parameters))])
 
 
@@ -133,7 +134,7 @@ def curvlinops(task: Task, check_deterministic: bool = True) -> Any:
     """Its operator by forward over reverse mode; by default it checks with four passes that nothing is random."""
     from curvlinops import HessianLinearOperator
 
-    parameters = list(task.model.parameters())
+    parameters = list(trainable(task.model).values())
     return HessianLinearOperator(
         task.model, task.criterion, parameters, [task.batch], check_deterministic=check_deterministic
     )
