@@ -27,6 +27,7 @@ from tightrope.stability import Probe
 from .contenders import Task, tasks
 
 ALLOWED = 2.5
+EXAMPLES = {"MLP": 2000, "CNN": 250, "transformer": 16}
 BUDGETS = (2.0, 1.0, 0.5)
 MB = 1e6
 
@@ -47,6 +48,15 @@ def extra_bytes(call: Callable[[], object]) -> tuple[float, float]:
 
 def nbytes(tensors: Sequence[object]) -> int:
     return sum(x.nbytes for x in tensors if isinstance(x, Tensor))
+
+
+def scenes() -> dict[str, Task]:
+    """The three models, the CNN on fewer images than elsewhere: time, not memory, is short."""
+    found = {}
+    for model, task in tasks().items():
+        n = EXAMPLES[model]
+        found[model] = Task(task.model, task.criterion, task.inputs[:n].clone(), task.targets[:n].clone())
+    return found
 
 
 class Scene:
@@ -134,7 +144,7 @@ def lines() -> Iterator[str]:
     yield "| model | step, MB | graph | audit | warm | ratio only | audit / step | warm / step | child: step, warm | |"
     yield "|---" * 10 + "|"
     steps = {}
-    for model, task in tasks().items():
+    for model, task in scenes().items():
         step, graph, audit, warm, lean = shares(Scene(task.copied()))
         steps[model] = step
         cells = " | ".join(f"{each / MB:.0f}" for each in (step, graph, audit, warm, lean))
@@ -144,7 +154,7 @@ def lines() -> Iterator[str]:
     yield ""
     yield "| model | budget, MB | route | making it, first | later | with a cold solve | |"
     yield "|---" * 7 + "|"
-    for model, task in tasks().items():
+    for model, task in scenes().items():
         for share in BUDGETS:
             budget = share * steps[model]
             route, first, later, solve = within_budget(task.copied(), budget)
@@ -159,7 +169,7 @@ CHILDREN = ("step", "warm")
 def main() -> None:
     model, what = sys.argv[1:]
     torch.set_num_threads(1)
-    scene = Scene(tasks()[model])
+    scene = Scene(scenes()[model])
     probe = scene.probe()
     if what == "warm":
         probe.measure(scene.optimizer, scene.task.batch)

@@ -23,11 +23,11 @@ ROUNDS = 11
 
 
 def interleaved_seconds(
-    calls: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+    calls: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float], is_warm: bool = False
 ) -> dict[str, float]:
     """Median seconds of each call, taken in turn (A B C A B C ...) so that what disturbs one disturbs all."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
+    for call in () if is_warm else calls.values():
         call()
     for _ in range(rounds):
         for name, call in calls.items():
