@@ -28,8 +28,8 @@ from .rivals import interleaved_seconds
 EXAMPLES = {"MLP": 500, "CNN": 200, "transformer": 8}
 FASTER, ALLOWED_ERROR = 3.0, 0.01
 ROUNDS = 3
-MOST_RESTARTS = 20
-"""Of eigsh, each of about 20 products; its own default is ten times the number of parameters."""
+MOST_RESTARTS = 5
+"""Of eigsh, each of about 20 products: as many as PyHessian allows itself. Its own default is ten times p."""
 
 Solve = Callable[[Task, Tensor], float]
 

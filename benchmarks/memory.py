@@ -159,7 +159,7 @@ def lines() -> Iterator[str]:
             budget = share * steps[model]
             route, first, later, solve = within_budget(task.copied(), budget)
             cells = " | ".join(f"{each / MB:.0f}" for each in (first, later, solve))
-            words = "within" if max(first, later, solve) <= budget else "MISS"
+            words = "" if not later else "within" if max(first, later, solve) <= budget else "MISS"
             yield f"| {model} | {budget / MB:.0f} ({share:g} steps) | {route} | {cells} | {words}"
 
 
