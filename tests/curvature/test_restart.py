@@ -33,7 +33,7 @@ def basis_sizes(monkeypatch):
 
     def watched(self, v):
         append(self, v)
-        sizes.append(max(self.num_columns, len(self._V), len(self._AV)))
+        sizes.append(max(self.num_columns, self._V.num, self._AV.num))
 
     monkeypatch.setattr(RitzSpace, "_append", watched)
     return sizes

@@ -55,10 +55,12 @@ def from_cold(space: RitzSpace, goal: Goal, generator: torch.Generator) -> Outco
 
     The bound is that of the last round before a restart; a larger value found later disproves it.
     """
-    block, num_rounds = gaussian(space.operator, max(goal.wanted), generator), 0
+    block: Tensor | None = gaussian(space.operator, max(goal.wanted), generator)
+    num_rounds = 0
     bounds = Bounds(-torch.inf, torch.inf, "probabilistic", goal.confidence)
     while True:
-        num_rounds = num_rounds + 1 if space.extend(block) else 0
+        num_added = space.extend_krylov() if block is None else space.extend(block)
+        num_rounds = num_rounds + 1 if num_added else 0
         if not space.is_finite:
             return _not_finite()
         look = Look(space, goal.wanted, goal.rtol)
@@ -67,14 +69,17 @@ def from_cold(space: RitzSpace, goal: Goal, generator: torch.Generator) -> Outco
         elif not space.num_restarts:
             bounds = look.probabilistic(num_rounds, goal.confidence)
         is_tight = goal.bound_rtol is None or look.is_tight(bounds, goal.bound_rtol)
-        if space.is_exhausted or (look.is_converged and (is_tight or space.num_restarts)):
+        may_end = (is_tight or space.num_restarts) and look.may_have_converged()
+        if space.is_exhausted or (may_end and look.is_converged):
             status = "max_products" if not look.is_converged else "converged" if is_tight else "bound_not_reached"
             return Outcome(look, look.nearest() if look.is_outside(bounds) else bounds, status)
         # A Krylov space that closed on itself says nothing of directions lost in rounding: start another beside it.
         if not num_rounds:
             block = gaussian(space.operator, 1, generator)
-        else:
+        elif space.has_restarts:
             block = look.unconverged_residuals if space.num_restarts else space.last_products()
+        else:
+            block = None
 
 
 def from_warm(space: RitzSpace, goal: Goal, generator: torch.Generator, start: Tensor) -> Outcome:

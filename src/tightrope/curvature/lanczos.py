@@ -81,7 +81,7 @@ def solved(
 ) -> tuple[RitzSpace, Outcome]:
     """The space in which the goal was reached or given up, from cold or warm."""
     ends = (goal.wanted[0] + 1, goal.wanted[1] and goal.wanted[1] + 1)
-    space = RitzSpace(operator, max_products, max_basis, ends)
+    space = RitzSpace(operator, max_products, max_basis, ends, keeps_products=start is not None)
     _check(space, goal, start, max_products, max_basis)
     if start is None:
         return space, from_cold(space, goal, seeded(seed))

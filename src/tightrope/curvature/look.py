@@ -6,6 +6,7 @@ Legend: theta = Ritz values, R = residuals (p, j).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -19,6 +20,9 @@ MAX_SPARE = 4
 NEAR = 0.05
 """Share of the last wanted value within which the next ones may take their turn at the top."""
 
+SAFETY = 2.0
+"""How much longer than allowed a residual may look, and is still computed."""
+
 
 class Look:
     """The wanted Ritz pairs of a space, and the next one at each end.
@@ -30,18 +34,50 @@ class Look:
     """
 
     def __init__(self, space: RitzSpace, wanted: tuple[int, int], rtol: float) -> None:
-        self.space = space
-        self.theta, self.vectors, R = space.ritz(*space.ends)
+        self.space, self.wanted = space, wanted
+        self.theta, self._S = space.eigenpairs()
         m = len(self.theta)
         self.num_top, self.num_bottom = min(wanted[0], m), min(wanted[1], m)
-        shown, chosen = outer(m, *space.ends), outer(m, *wanted)
-        self.columns = [shown.index(i) for i in chosen]
-        self.R = R[:, self.columns]
-        squares = self.R.double()
-        norms = space.operator.inner(squares, squares).diagonal().sqrt().cpu()
-        self.residuals = norms + space.rounding
-        self.unconverged = norms > (rtol * self.theta[chosen].abs()).clamp(min=space.rounding)
-        self.is_converged = m >= max(wanted) and not bool(self.unconverged.any())
+        shown, self._chosen = outer(m, *space.ends), outer(m, *wanted)
+        self.columns = [shown.index(i) for i in self._chosen]
+        self._tolerance = (rtol * self.theta[self._chosen].abs()).clamp(min=space.rounding)
+
+    @cached_property
+    def _ritz(self) -> tuple[Tensor, Tensor]:
+        """Vectors of both ends with the next ones, and residuals (p, j) of the wanted pairs."""
+        _, vectors, R = self.space.ritz(*self.space.ends)
+        return vectors, R[:, self.columns]
+
+    @property
+    def vectors(self) -> Tensor:
+        """(p, j) of both ends, the next one at each among them."""
+        return self._ritz[0]
+
+    @cached_property
+    def _norms(self) -> Tensor:
+        squares = self._ritz[1].double()
+        return self.space.operator.inner(squares, squares).diagonal().sqrt().cpu()
+
+    @property
+    def residuals(self) -> Tensor:
+        """(j,) how long they are, rounding included."""
+        return self._norms + self.space.rounding + self.space.dropped
+
+    @property
+    def unconverged(self) -> Tensor:
+        """(j,) which pairs have not converged."""
+        return self._norms > self._tolerance
+
+    @property
+    def is_converged(self) -> bool:
+        return len(self.theta) >= max(self.wanted) and not bool(self.unconverged.any())
+
+    def may_have_converged(self) -> bool:
+        """False where a Krylov space can tell without its vectors that a residual is still too long."""
+        if self.space.next_length is None:
+            return True
+        lengths = self.space.next_length * self._S[-1, self._chosen].abs()
+        return bool((lengths <= SAFETY * self._tolerance + self.space.rounding).all())
 
     @property
     def warm_start(self) -> Tensor:
@@ -59,7 +95,7 @@ class Look:
     @property
     def unconverged_residuals(self) -> Tensor:
         """(p, j) of the wanted pairs that have not converged."""
-        return self.R[:, self.unconverged]
+        return self._ritz[1][:, self.unconverged]
 
     def is_tight(self, bounds: Bounds, rtol: float) -> bool:
         """Whether each bound asked for is within rtol of its eigenvalue."""
