@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .engine import flat
 from .loss_curvature import LossCurvature, LossFn
 from .objective import Objective
+from .pieces import count
 from .products import graph_product
 
 
@@ -54,6 +55,11 @@ class RebuiltHessian(LossCurvature):
                 loss = objective.evaluate(piece, weight)
                 self.gradient += flat(objective.gradient(loss))
                 self.loss += float(loss.detach())
+
+    @property
+    def piece_size(self) -> int:
+        """Examples of the first piece, the longest unless the user cut them."""
+        return count(self.objective.pieces[0][0])
 
     def apply(self, v: Tensor) -> Tensor:
         parts = self.objective.layout.split(v.contiguous())

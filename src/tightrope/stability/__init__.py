@@ -1,5 +1,6 @@
 """How far an optimizer is from its edge: recurrence, measurement, and the verdict in words."""
 
+from .allotment import MOST_COLUMNS, Allotment, allotted
 from .block import restricted
 from .measurement import Measurement
 from .operator import ratio_operator
@@ -14,6 +15,9 @@ __all__ = [
     "periodic_growth",
     "Measurement",
     "ratio_operator",
+    "Allotment",
+    "allotted",
+    "MOST_COLUMNS",
     "restricted",
     "Probe",
     "REASONS",
