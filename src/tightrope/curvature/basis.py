@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .operators import SymmetricOperator
 
-WIDTH = 8
+WIDTH = 4
 """Columns that are made room for at a time."""
 
 CHUNK = 65_536
@@ -82,5 +82,5 @@ class Basis:
 
     @property
     def _parts(self) -> list[Tensor]:
-        """Each block's columns, (p, 8) and a shorter one at the end."""
+        """Each block's columns, (p, 4) and a shorter one at the end."""
         return [block[: min(WIDTH, self.num - i * WIDTH)].T for i, block in enumerate(self._blocks)]
