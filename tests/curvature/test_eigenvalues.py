@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.curvature.claims import Counting, solve_and_check
+from tests.reference.matrices import Diagonal
 from tightrope.curvature import Dense, Scaled, look, top_eigenvalues
 from tightrope.errors import ShapeError
 
@@ -381,3 +382,15 @@ def test_a_start_is_not_written_to():
 def test_misuse_says_what_must_hold_and_what_was_given(wrong, message):
     with pytest.raises(ShapeError, match=message):
         top_eigenvalues(Dense(torch.eye(6)), **wrong)
+
+
+def test_millions_of_float32_coordinates_do_not_add_up_their_rounding():
+    lam = torch.linspace(0, 0.9, 2_000_000, dtype=torch.float64) ** 3
+    lam[[5, 77]] = torch.tensor([1.5, 1.2], dtype=torch.float64)
+    operator = Diagonal(lam.float())
+    cold = top_eigenvalues(operator, rtol=1e-3)
+    warm = top_eigenvalues(operator, start=cold.warm_start, rtol=1e-4)
+    for result in (cold, warm):
+        assert float(result.lower[0]) <= 1.5 * (1 + 1e-6)
+        assert float(result.values[0]) == pytest.approx(1.5, abs=float(result.residuals[0]) + 1e-6)
+        assert float(result.vectors[:, 0].double().norm()) == pytest.approx(1, abs=1e-6)

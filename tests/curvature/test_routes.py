@@ -1,6 +1,7 @@
 """Every route gives the dense Hessian, and the one taken is the one that works."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -349,3 +350,52 @@ def test_a_measurement_goes_by_the_route_that_works():
     assert m.check in m.route
     truth = float(torch.linalg.eigvalsh(dense_hessian(plain))[-1])
     assert m.sharpness == pytest.approx(truth, rel=1e-6)
+
+
+def losses_of_one_code(activation):
+    """Closures with one code that hold different things."""
+
+    def loss_fn(model, batch):
+        return activation(model(batch[0])).square().mean()
+
+    return loss_fn
+
+
+def through(activation, model, batch):
+    return activation(model(batch[0])).square().mean()
+
+
+@pytest.mark.parametrize("make", [losses_of_one_code, lambda activation: partial(through, activation)])
+def test_a_check_is_of_the_loss_with_what_it_holds(make):
+    c = case("MLP", "mean of squares")
+    assert hessian(c.model, make(torch.tanh), c.batch).check.is_passed
+    wrong = hessian(c.model, make(Once.apply), c.batch)
+    assert not wrong.check.is_passed
+    right = hessian(c.model, make(torch.tanh), c.batch)
+    assert right.route == "kept graph"
+
+
+def test_a_switch_of_the_model_is_a_model_not_yet_checked():
+    class Switched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.is_opaque = nn.Linear(3, 4), False
+
+        def forward(self, x):
+            return Once.apply(self.layer(x)) if self.is_opaque else torch.tanh(self.layer(x))
+
+    model, batch = Switched(), torch.randn(8, 3)
+
+    def loss_fn(model, x):
+        return model(x).square().mean()
+
+    assert hessian(model, loss_fn, batch).route == "kept graph"
+    model.is_opaque = True
+    assert hessian(model, loss_fn, batch).route.startswith("central difference")
+
+
+def test_a_parameter_given_twice_is_refused():
+    c = case("MLP", "mean of squares")
+    params = [*c.model.parameters()]
+    with pytest.raises(ShapeError, match="each parameter must be given once"):
+        hessian(c.model, loss_of(c), c.batch, params=[*params, params[0]])

@@ -55,6 +55,10 @@ class Basis:
         found = [self.operator.inner(part, X) for part in self._parts]
         return torch.cat(found) if found else X.new_zeros(0, X.shape[1])
 
+    def gram(self) -> Tensor:
+        """V'V (m, m)."""
+        return torch.cat([self.inner(part) for part in self._parts], dim=1)
+
     def times(self, C: Tensor) -> Tensor:
         """V C (p, j) for the first columns of V, as many as C has rows."""
         C = C.to(self.operator.device, self.operator.dtype)

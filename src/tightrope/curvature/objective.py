@@ -188,6 +188,8 @@ class Objective:
     def _check_params(self) -> None:
         if not self.params:
             raise ShapeError(f"{self.name}: the model must have a parameter that requires a gradient; got none.")
+        if len({id(w) for w in self.params}) < len(self.params):
+            raise ShapeError(f"{self.name}: each parameter must be given once; got one twice. Is a weight tied?")
         for w in self.params:
             if not w.requires_grad or w.is_inference():
                 kind = "an inference tensor" if w.is_inference() else "one with requires_grad=False"

@@ -12,6 +12,23 @@ from torch import Tensor
 
 from tightrope.errors import ShapeError
 
+STRETCH = 4096
+"""Coordinates that are summed in the vectors' own type."""
+
+
+def inner_product(U: Tensor, V: Tensor) -> Tensor:
+    """U'V, where the sum over millions of coordinates does not add up their rounding.
+
+    A matrix product sums in the type of its factors one after the other: over 3e6 float32 coordinates that is off by
+    2e-3. Here stretches are summed so, and their sums in float64.
+    """
+    if U.dtype == torch.float64 or len(U) <= STRETCH:
+        return U.T @ V
+    whole = len(U) - len(U) % STRETCH
+    A, B = (X.T[:, :whole].unflatten(1, (-1, STRETCH)).transpose(0, 1) for X in (U, V))
+    total: Tensor = (A @ B.mT).double().sum(0) + (U[whole:].T @ V[whole:]).double()
+    return total.to(U.dtype)
+
 
 class SymmetricOperator(ABC):
     """A symmetric linear map on (p,), known by its products.
@@ -36,7 +53,7 @@ class SymmetricOperator(ABC):
 
     def inner(self, U: Tensor, V: Tensor) -> Tensor:
         """U'V for blocks (p, j) and (p, k); the only reduction over p that solvers use."""
-        return U.T @ V
+        return inner_product(U, V)
 
     def apply_block(self, v: Tensor, where: slice | Tensor) -> Tensor:
         """The product at some coordinates (q,) with a vector (q,) that is zero at all others."""

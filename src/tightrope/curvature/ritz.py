@@ -200,7 +200,7 @@ class RitzSpace:
         """The basis V K with its products, in place; K (m, j) is first bent so that the columns come out orthonormal
         although V is so only up to rounding, or departures would add up from restart to restart.
         """
-        overlap = K.T @ self._V.inner(self._V.whole).double().cpu() @ K
+        overlap = K.T @ self._V.gram().double().cpu() @ K
         mu, Q = torch.linalg.eigh((overlap + overlap.T) / 2)
         K = K @ (Q / mu.sqrt()) @ Q.T
         self._V.recombine(K)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,6 +31,9 @@ ASKED: dict[str, type[Hessian] | type[RebuiltHessian] | type[FiniteDifference]] 
 
 NUM_CHECKED = 32
 """Examples on which a route is checked: it is the model's code that is tried, not the data."""
+
+MAX_REMEMBERED = 64
+"""Checks of one model, as with losses that are made anew for every call."""
 
 _checks: WeakKeyDictionary[nn.Module, dict[Any, SelfCheck]] = WeakKeyDictionary()
 """What the first use of each model found, by loss, parameters and modes."""
@@ -55,7 +60,7 @@ def hessian(
         model, loss_fn, batch, params, chunk_size: As in `Hessian`.
         max_bytes: That the kept graph may hold. Estimated from the graphs of a few examples before it is spent; a
             batch is cut to fit only if its loss is seen to be the mean of its parts' losses.
-        known: What an earlier use found, where this one is to go on as that did; default what this process remembers.
+        known: What an earlier process found of this model, where this one is to go on as that did.
         route: "auto", or "kept graph", "rebuilt graph" or "central difference", which is then taken unchecked.
     Returns:
         LossCurvature, with what was found on first use as `check`.
@@ -75,13 +80,15 @@ def hessian(
     if route != "auto":
         raise ConfigError(f"hessian: route must be 'auto' or one of {', '.join(ASKED)}; got {route!r}.")
     checks, key = _checks.setdefault(model, {}), _key(model, loss_fn, params)
-    check = known or checks.get(key)
+    check = checks.get(key) or (None if checks else known)
     if check is None or check.is_passed:
         budget = math.inf if max_bytes is None else max_bytes
         H, check = _by_graph((model, loss_fn, batch), params, chunk_size, budget, check)
         if H is not None:
             H.check = check
             if check is not None:
+                if len(checks) >= MAX_REMEMBERED:
+                    checks.clear()
                 checks[key] = check
             return H
     assert check is not None
@@ -133,7 +140,20 @@ def _checked(
 
 
 def _key(model: nn.Module, loss_fn: LossFn, params: Sequence[Tensor] | None) -> Any:
-    """What a check holds for: the loss as it is written, the parameters and the modes."""
+    """What a check holds for: the loss and what it holds, the parameters, the modes and the switches of modules."""
     shapes = tuple((w.shape, w.dtype, w.requires_grad) for w in (model.parameters() if params is None else params))
-    modes = tuple(module.training for module in model.modules())
-    return getattr(loss_fn, "__code__", type(loss_fn)), shapes, modes
+    switches = tuple(
+        tuple(value for value in vars(module).values() if isinstance(value, bool | str)) for module in model.modules()
+    )
+    return _loss_key(loss_fn), shapes, switches
+
+
+def _loss_key(loss_fn: Any) -> Any:
+    """The code of a function and the identity of what it closes over; that of any other callable."""
+    if isinstance(loss_fn, partial):
+        return _loss_key(loss_fn.func), *map(id, loss_fn.args), *((name, id(x)) for name, x in loss_fn.keywords.items())
+    code = getattr(loss_fn, "__code__", None)
+    if code is None:
+        return id(loss_fn)
+    held = inspect.getclosurevars(loss_fn).nonlocals if inspect.isfunction(loss_fn) else {}
+    return code, id(getattr(loss_fn, "__self__", None)), *((name, id(value)) for name, value in held.items())

@@ -43,8 +43,10 @@ def allotted(max_bytes: float, p: int, itemsize: int, k: int = 1) -> Allotment:
     Raises:
         ConfigError: the vectors alone take more.
     """
+    if not max_bytes > 0:
+        raise ConfigError(f"Probe: max_bytes must be above 0; got {max_bytes}. Leave it out for no limit.")
     column, fewest = p * itemsize, max(FEWEST_COLUMNS, 3 * (k + 1))
-    columns = min(MOST_COLUMNS, max(fewest, math.floor((max_bytes / 2 / column - NUM_OTHERS) / 2)))
+    columns = max(fewest, min(MOST_COLUMNS, math.floor((max_bytes / 2 / column - NUM_OTHERS) / 2)))
     graph = (max_bytes - (NUM_OTHERS + 2 * columns) * column) / PEAK
     if graph <= 0:
         num = NUM_OTHERS + 2 * fewest
