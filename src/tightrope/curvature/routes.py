@@ -112,7 +112,7 @@ def _by_graph(
                 H = hessian_after_out_of_memory(*request, params=params, chunk_size=chunk_size)
             else:
                 H = graph_hessian(*request, params=params, chunk_size=chunk_size, max_bytes=max_bytes)
-            check = known or (_checked(H, request, params) if bool(H.gradient.isfinite().all()) else None)
+            check = known or (_checked(H, request, params, max_bytes) if bool(H.gradient.isfinite().all()) else None)
             return H if check is None or check.is_passed else None, check
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
@@ -126,11 +126,15 @@ def _by_graph(
 
 
 def _checked(
-    H: Hessian | RebuiltHessian, request: tuple[nn.Module, LossFn, Any], params: Sequence[Tensor] | None
+    H: Hessian | RebuiltHessian,
+    request: tuple[nn.Module, LossFn, Any],
+    params: Sequence[Tensor] | None,
+    max_bytes: float,
 ) -> SelfCheck:
     """The check of a route: on a few of the examples, or where the loss does not take them, on all."""
     model, loss_fn, batch = request
-    sample = few(batch, NUM_CHECKED if isinstance(H, Hessian) else min(NUM_CHECKED, max(2, H.piece_size // 2)))
+    most = NUM_CHECKED if max_bytes == math.inf else NUM_CHECKED // 4  # in float64, and more than one graph at a time
+    sample = few(batch, most if isinstance(H, Hessian) else min(most, max(2, H.piece_size // 2)))
     if sample is not batch:
         with suppress(RuntimeError, ValueError, TypeError):
             small = Hessian(model, loss_fn, sample, params=params)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from tightrope.errors import ConfigError
 
-NUM_OTHERS = 14
+NUM_OTHERS = 24
 """Vectors (p,) beside graph and basis: weights, gradient, preconditioner, scaling, warm start, and a product's own."""
-FEWEST_COLUMNS, MOST_COLUMNS = 11, 32
+FEWEST_COLUMNS, MOST_COLUMNS = 12, 32
 """Of the basis. The check of a first use, in float64, takes what the fewest take; with the most it is hardly ever
 restarted."""
 PEAK = 2.2
