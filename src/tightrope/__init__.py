@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "watch": "monitor",
     "measure": "stability",
     "freeze": "optim",
     "Measurement": "stability",
@@ -17,7 +18,19 @@ _HOMES = {
     "run": "training",
     "read_run": "store",
 }
-_ROOMS = ("parameters", "store", "theory", "optim", "curvature", "problems", "views", "stability", "training", "errors")
+_ROOMS = (
+    "parameters",
+    "store",
+    "theory",
+    "optim",
+    "curvature",
+    "problems",
+    "views",
+    "stability",
+    "training",
+    "monitor",
+    "errors",
+)
 
 __all__ = [*_HOMES, *_ROOMS]
 

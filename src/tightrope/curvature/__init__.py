@@ -1,6 +1,7 @@
 """Curvature of a loss as an operator on flat vectors, and its largest eigenvalues with bounds."""
 
 from .bounds import krylov_error, probabilistic_upper
+from .change import gradient_norm, loss_change
 from .composition import Projected, Shifted, Squared, Sum, to_scipy
 from .conditioning import ConditionNumber, condition_number
 from .differences import FiniteDifference
@@ -12,7 +13,7 @@ from .layers import LayerShare, layer_shares, participation
 from .objective import LossCurvature, LossFn, SelfCheck
 from .observation import observing
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
-from .pieces import MicroBatches
+from .pieces import MicroBatches, num_examples, rows, tensors
 from .products import Hessian
 from .rebuilt import RebuiltHessian
 from .routes import hessian
@@ -34,6 +35,9 @@ __all__ = [
     "LossFn",
     "LossCurvature",
     "MicroBatches",
+    "num_examples",
+    "rows",
+    "tensors",
     "Hessian",
     "RebuiltHessian",
     "FiniteDifference",
@@ -43,6 +47,8 @@ __all__ = [
     "hessian",
     "self_check",
     "SelfCheck",
+    "loss_change",
+    "gradient_norm",
     "observing",
     "EigenResult",
     "top_eigenvalues",

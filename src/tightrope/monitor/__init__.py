@@ -1,0 +1,5 @@
+"""Put the instrument on a training loop we do not own: cheap, quiet, and without a trace on the run."""
+
+from .watch import Watcher, watch
+
+__all__ = ["watch", "Watcher"]

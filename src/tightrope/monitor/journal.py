@@ -1,0 +1,168 @@
+"""What a watched run leaves behind: events in its run directory, lines for a person, numbers for sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from tightrope.errors import check_number
+from tightrope.optim import Frozen, freeze
+from tightrope.stability import RunVerdict, StepCurvature
+from tightrope.store import FORMAT, RunWriter, claim, environment
+
+from .budget import Budget
+from .probe_set import ProbeSet
+from .reading import Reading
+from .sinks import Sink, resolve
+from .step_log import NotFinite
+
+if TYPE_CHECKING:
+    from .watching import Watching
+
+QUIET = ("too early to say", "undecided")
+"""Verdicts that are stored and not said."""
+
+
+class Journal:
+    """Stores, says and hands on."""
+
+    def __init__(self, writer: RunWriter, sinks: list[Sink], say: Callable[[str], None]) -> None:
+        self.writer, self.sinks, self.say = writer, sinks, say
+        self.path = writer.path
+        self._last_verdict = ""
+
+    @classmethod
+    def begun(
+        cls,
+        watching: Watching,
+        run_dir: str | Path | None,
+        sinks: Sequence[str | Sink],
+        say: Callable[[str], None],
+        *,
+        clip_norm: float | None,
+    ) -> Journal:
+        """A new run directory with its first event.
+
+        Raises:
+            ConfigError: a setting is out of its range, or a sink is unknown.
+            StoreError: the directory cannot be made.
+        """
+        schedule, optimizer, params = watching.schedule, watching.optimizer, watching.params
+        settings = {"budget": schedule.limit, "every": schedule.every, "clip_norm": clip_norm}
+        _check_settings(**settings)
+        name = f"watch-{type(optimizer).__name__.lower()}"
+        resolved = resolve(sinks, name)
+        path = claim(Path("runs"), name) if run_dir is None else Path(run_dir)
+        watched = {
+            "model": type(watching.model).__name__,
+            "optimizer": type(optimizer).__name__,
+            **{key: value for key, value in settings.items() if value is not None},
+        }
+        journal = cls(RunWriter.new(path, tomli_w.dumps({"watch": watched})), resolved, say)
+        journal.writer.write(
+            "start",
+            format=FORMAT,
+            **environment(),
+            device=str(params[0].device),
+            num_parameters=sum(w.numel() for w in params),
+            method=type(optimizer).__name__,
+        )
+        return journal
+
+    def introduce(self, watching: Watching, route: str, data: ProbeSet) -> None:
+        """The first line: optimizer, edge, route, budget, cadence, data and run directory."""
+        schedule, frozen = watching.schedule, freeze(watching.optimizer)
+        used, step = max(1, round(schedule.share * data.size)), watching.step_number
+        if schedule.every is not None:
+            cadence = f"a reading every {schedule.every} steps"
+        else:
+            first, then = schedule.forecast(step)
+            cadence = (
+                f"at most {schedule.limit:.3g} of the process time, so a reading at about step {first:,}, then "
+                f"about every {then:,} steps"
+            )
+        kept = "of each reading's own batch" if watching.probe is None else f"({size_words(data.num_bytes)} kept)"
+        self.say(
+            f"{type(watching.optimizer).__name__}, {_edge(frozen)}; {route}; {cadence}; on {used:,} of {data.size:,} "
+            f"examples {kept}; -> {self.path}"
+        )
+
+    def step(self, **columns: Any) -> None:
+        """One step of the loop."""
+        self.writer.write("step", **columns)
+
+    def glance(self, step: int, along: StepCurvature) -> None:
+        """What a step said of the curvature along it."""
+        self.writer.write(
+            "glance", step=step, ratio_along_step=along.ratio, directional_smoothness=along.smoothness, loss=along.loss
+        )
+
+    def reading(self, reading: Reading, share: float) -> None:
+        """A reading; what has changed since the last is said as well."""
+        self.writer.write("measurement", step=reading.step, probe_share=share, **reading.to_dict())
+        name, words = reading.verdict.name, reading.verdict.words
+        is_news = name not in (*QUIET, self._last_verdict)
+        if is_news:
+            self.say(f"step {reading.step:,}: {name}. {words}")
+            self._last_verdict = name
+        if reading.cause is not None:
+            self.say(f"step {reading.step:,}: {reading.cause.words}")
+        for sink in self.sinks:
+            sink.log(reading.step, reading.numbers())
+            if is_news and name == "unstable":
+                sink.alert(reading.step, "beyond the edge of stability", words)
+
+    def not_finite(self, found: NotFinite) -> None:
+        """The first number of its kind that is not finite."""
+        self.say(found.words)
+        self.writer.write("not_finite", **found.to_dict())
+        for sink in self.sinks:
+            sink.alert(found.step, f"{found.what} not finite", found.words)
+
+    def end(self, verdict: RunVerdict, step: int, budget: Budget, *, num_skipped: int) -> None:
+        """How the run ended."""
+        self.writer.write("verdict", **verdict.to_dict())
+        self.writer.write(
+            "end",
+            step=step,
+            outcome="closed",
+            seconds=budget.total,
+            measuring_seconds=budget.inside,
+            num_skipped=num_skipped,
+        )
+        self.writer.close()
+        for sink in self.sinks:
+            sink.close()
+
+
+def _check_settings(budget: float, every: int | None, clip_norm: float | None) -> None:
+    check_number("watch: budget", budget, lambda b: 0 < b < 1, "be a share above 0 and below 1, such as 0.03")
+    if every is not None:
+        check_number("watch: every", every, lambda n: n >= 1 and int(n) == n, "be a whole number of steps, 1 or more")
+    if clip_norm is not None:
+        check_number("watch: clip_norm", clip_norm, lambda c: c > 0, "be above 0")
+
+
+def _edge(frozen: Frozen) -> str:
+    threshold = frozen.shared_threshold
+    if threshold is None:
+        return "edge at ratio 1 (its groups have different thresholds)"
+    lr = frozen.groups[0].lr
+    return f"edge at {threshold * lr:.4g}/lr = {threshold:,.6g}" if lr > 0 else "edge at infinity while lr is 0"
+
+
+def size_words(num_bytes: float) -> str:
+    """A number of bytes, in words.
+
+    Example:
+        >>> size_words(3_140_000)
+        '3.14 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} GB"

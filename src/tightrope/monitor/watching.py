@@ -1,0 +1,214 @@
+"""The watching itself: what is taken of each step, and what is stored and said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tightrope.curvature import LossFn, observing
+from tightrope.errors import ConfigError, ShapeError
+from tightrope.optim import freeze
+from tightrope.stability import Measurement, run_verdict
+
+from .hooks import Captured, Guard, StepHooks
+from .journal import Journal
+from .probe_set import ProbeSet, fingerprint, micro_batches
+from .reading import Reader, Reading
+from .schedule import MOST_PRODUCTS, Schedule, tried
+from .sinks import Sink
+from .step_log import NotFinite, StepLog
+
+RTOL = 0.05
+"""Of the eigensolves: their values are closer than their residuals by far."""
+STEPS_TO_SETTLE = 5
+"""Before anything is timed: the first steps of a loop are slow for reasons of their own."""
+
+
+class Watching:
+    """A loop under watch. Raises like any library code; `Watcher` sees to it that nothing reaches the loop."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss_fn: LossFn,
+        *,
+        say: Callable[[str], None],
+        probe: Any,
+        budget: float,
+        every: int | None,
+        run_dir: str | Path | None,
+        clip_norm: float | None,
+        sinks: Sequence[str | Sink],
+    ) -> None:
+        self.model, self.loss_fn, self.optimizer = model, loss_fn, unwrapped(optimizer)
+        self.names = {id(w): name for name, w in model.named_parameters()}
+        self._check_ownership()
+        frozen = freeze(self.optimizer)
+        if frozen.status == "no_threshold":
+            raise ConfigError(f"watch: {frozen.reason}")
+        with observing(model):  # reading an iterable may draw random numbers
+            self.probe = ProbeSet.of(probe)
+        self.schedule = Schedule(budget, every)
+        self.budget = self.schedule.budget
+        self.reader = Reader(model, loss_fn, clip_norm=clip_norm, names=self.names, rtol=RTOL)
+        self.step_number, self._num_skipped = 0, 0
+        self.journal = Journal.begun(self, run_dir, sinks, say, clip_norm=clip_norm)
+        self.log = StepLog(self.journal.step, self.journal.not_finite)
+        self.readings: list[Reading] = []
+        self.is_minibatch = False
+        self._hooks: StepHooks | None = None
+        self._due: str | None = None
+        self._batch: Any = None
+        self._fingerprints: set[Any] = set()
+
+    def set_hooks(self, is_wanted: Callable[[], bool], guard: Guard) -> None:
+        """Begin to look at the optimizer's steps."""
+        self._hooks = StepHooks(self.optimizer, is_wanted, guard)
+
+    @property
+    def params(self) -> list[Tensor]:
+        """What the optimizer moves."""
+        return [w for group in self.optimizer.param_groups for w in group["params"] if w.requires_grad]
+
+    def step(self, batch: Any, loss: Any) -> None:
+        """Take in one training step."""
+        assert self._hooks is not None
+        hooks, batch = self._hooks, micro_batches(batch)
+        if hooks.num_steps == self.step_number:
+            self._num_skipped += 1  # a gradient scaler that met an infinity steps over the optimizer
+            return
+        self.step_number = hooks.num_steps
+        self.log.add(self.step_number, loss, hooks.lr, hooks.norms, self._gradient_names)
+        self._take_in(batch)
+        if not self.schedule.is_settled:
+            self._settle(batch)
+        captured, hooks.captured = hooks.captured, None
+        if captured is not None and self._due is not None:
+            self._act(self._due, captured, batch)
+        self._plan(hooks)
+
+    def measure_now(self, batch: Any) -> Measurement:
+        """The measurement of the present weights and method."""
+        batch = self._batch if batch is None else micro_batches(batch)
+        if batch is None and not (self.probe and self.probe.size):
+            raise ConfigError("measure: there must be data to measure on; got none yet. Give a batch.")
+        self.reader.probe.max_products = MOST_PRODUCTS
+        return self.reader.probe.measure(self.optimizer, self._data(batch))
+
+    def close(self) -> None:
+        """Let go of everything, and store how the run ended."""
+        if self._hooks is not None:
+            self._hooks.remove()
+        self.log.flush()
+        steps, measured = [r.step for r in self.readings], [r.measurement for r in self.readings]
+        verdict = run_verdict(type(self.optimizer).__name__, steps, measured)
+        self.journal.end(verdict, self.step_number, self.budget, num_skipped=self._num_skipped)
+
+    def _take_in(self, batch: Any) -> None:
+        if batch is None:
+            return
+        self._batch = batch
+        if self.probe is not None and not self.probe.is_complete:
+            self.probe.collect(batch)
+        if self.step_number <= 3 or self._due is not None:
+            self._fingerprints.add(fingerprint(batch))
+
+    def _settle(self, batch: Any) -> None:
+        """Once there is data and the loop runs evenly: try the model, and say what is watched, and how often."""
+        if self.probe is None and batch is None and self.step_number >= STEPS_TO_SETTLE:
+            raise ConfigError("watch: there must be data to measure on; got none. Give probe=, or step(batch).")
+        data = self.probe if self.probe is not None else None if batch is None else ProbeSet([batch])
+        if data is None or not data.is_complete or (self.schedule.every is None and self.step_number < STEPS_TO_SETTLE):
+            return
+        trial = tried(self.model, self.loss_fn, data, self.params)
+        self.schedule.settle(trial, data.size, self.step_number)
+        self.journal.introduce(self, trial.route, data)
+
+    def _act(self, kind: str, captured: Captured, batch: Any) -> None:
+        """Carry out what was due at this step."""
+        began, data, num_products = self.budget.clock(), self._data(batch), 0
+        if kind == "reading":
+            reading = self._read(captured, data, batch)
+            num_products = reading.measurement.num_products
+        elif kind == "look":
+            self.reader.look(captured, batch, data)
+        else:
+            self.journal.glance(captured.step, self.reader.glance(captured, data))
+        self.schedule.done(kind, self.budget.clock() - began, num_products)
+
+    def _read(self, captured: Captured, data: Any, batch: Any) -> Reading:
+        self._check_finite(captured)
+        lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.is_minibatch |= len(self._fingerprints) > 1
+        self.reader.max_products = self.schedule.max_products
+        reading = self.reader.read(captured, data, batch, lrs, is_minibatch=self.is_minibatch)
+        if self.probe is not None and self.schedule.share == 1:
+            self.is_minibatch |= not self.reader.is_of(captured)
+        self.log.flush()
+        self.readings.append(reading)
+        self.journal.reading(reading, self.schedule.share)
+        return reading
+
+    def _plan(self, hooks: StepHooks) -> None:
+        """Decide what to take of the next step."""
+        self._due = self.schedule.next(
+            self.step_number, is_minibatch=self.is_minibatch, has_probe=self.probe is not None
+        )
+        hooks.wants_step = self._due is not None
+        if hooks.norms is not None:
+            self.budget.expect("norms", hooks.norms_seconds)
+        hooks.wants_norms = (
+            hooks.wants_step or (self.step_number + 1) % self.schedule.norms_stride(self.step_number) == 0
+        )
+
+    def _data(self, batch: Any) -> Any:
+        """What is measured on: the probe set, or the step's own batch, or a part of it."""
+        share, device = self.schedule.share, self.params[0].device
+        if self.probe is not None:
+            return self.probe.part(share, device)
+        return batch if share == 1 else ProbeSet([batch]).part(share, device)
+
+    def _check_finite(self, captured: Captured) -> None:
+        """Look at the weights and the second moment, which no loss or gradient shows."""
+        for what, vector in (("weights", captured.w), ("second moment", captured.frozen.P)):
+            if vector is None or vector.ndim != 1 or bool(vector.isfinite().all()):
+                continue
+            parts = vector.split([w.numel() for w in captured.params])
+            bad = next(w for w, part in zip(captured.params, parts, strict=True) if not bool(part.isfinite().all()))
+            self.log.note(NotFinite(captured.step, what, self.names.get(id(bad), ""), captured.step - 1))
+
+    def _gradient_names(self) -> list[str]:
+        return [self.names.get(id(w), "") for w in self.params if w.grad is not None]
+
+    def _check_ownership(self) -> None:
+        params = self.params
+        if not params:
+            raise ConfigError("watch: the optimizer must move a parameter that requires a gradient; it moves none.")
+        num_foreign = sum(id(w) not in self.names for w in params)
+        if num_foreign:
+            raise ShapeError(
+                f"watch: the optimizer must move parameters of the model it is given; {num_foreign} of its "
+                f"{len(params)} are not. Give the model that is trained, not a copy of it."
+            )
+
+
+def unwrapped(optimizer: Any) -> Optimizer:
+    """The torch optimizer beneath wrappers.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    outer = optimizer
+    for _ in range(4):
+        inner = getattr(optimizer, "optimizer", None)
+        if not isinstance(inner, Optimizer):
+            break
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(f"watch: needs a torch optimizer; got {type(outer).__name__}.")
+    return optimizer
