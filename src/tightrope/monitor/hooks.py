@@ -5,7 +5,6 @@ Legend: g = gradient, w = weights, p = number of parameters.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -47,23 +46,21 @@ class StepHooks:
 
     Args:
         optimizer: A torch optimizer.
-        is_wanted: Whether to look at a step at all.
+        is_wanted: Whether to look at the step of this number at all.
         guard: Context for whatever happens inside a hook.
     Attributes:
         num_steps: Steps taken since the hooks were set.
         lr: Learning rate of the last step's first group.
-        norms: (number of parameters,) norms of the last step's gradients, not yet waited for; None if not looked at.
-        norms_seconds: What they took.
-        wants_norms, wants_step: What to take of the next step: norms of its gradients; all of `Captured`.
+        norms: Of the last step's gradients, one a parameter that has one, not yet waited for.
+        wants_step: Whether to take all of the next step.
         captured: The last step that was wanted.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, is_wanted: Callable[[], bool], guard: Guard) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, is_wanted: Callable[[int], bool], guard: Guard) -> None:
         self.optimizer, self.is_wanted, self.guard = optimizer, is_wanted, guard
         self.num_steps, self.lr = 0, float("nan")
         self.norms: Tensor | None = None
-        self.norms_seconds = 0.0
-        self.wants_norms, self.wants_step = True, False
+        self.wants_step = False
         self.captured: Captured | None = None
         self._before: tuple[tuple[Tensor, ...], Tensor, Tensor] | None = None
         self._handles = [
@@ -83,12 +80,10 @@ class StepHooks:
         return tuple(w for group in self.optimizer.param_groups for w in group["params"] if w.requires_grad)
 
     def _enter(self, *unused: Any) -> None:
-        if not self.is_wanted():
+        if not self.is_wanted(self.num_steps + 1):
             return
         with self.guard("before the step"), torch.no_grad():
-            began = time.process_time()
-            self.norms = self._gradient_norms() if self.wants_norms else None
-            self.norms_seconds = time.process_time() - began
+            self.norms = self._gradient_norms()
             self._before = None
             if self.wants_step:
                 params = self.params
@@ -98,7 +93,7 @@ class StepHooks:
 
     def _leave(self, *unused: Any) -> None:
         self.num_steps += 1
-        if not self.is_wanted():
+        if not self.is_wanted(self.num_steps):
             return
         with self.guard("after the step"):
             self.lr = float(self.optimizer.param_groups[0].get("lr", float("nan")))

@@ -25,8 +25,8 @@ TRIAL_SIZES = (8, 64)
 COLD_PRODUCTS, WARM_PRODUCTS = 24, 9
 """Of a first and of a later reading, ratio and sharpness together, until some have been seen."""
 LEAST_PRODUCTS, MOST_PRODUCTS = 6, 64
-NORMS_SHARE = 0.25
-"""Of the budget, that the norms of the steps' gradients may take."""
+LOG_SHARE = 0.25
+"""Of the budget, that losses, learning rates and norms of gradients may take."""
 FULL_BATCH_CYCLE = ("reading", "glance")
 MINIBATCH_CYCLE = ("reading", "glance", "reading", "look")
 
@@ -109,12 +109,12 @@ class Schedule:
         recent = sorted(self._products[-5:])
         return min(MOST_PRODUCTS, max(LEAST_PRODUCTS, recent[len(recent) // 2]))
 
-    def norms_stride(self, num_steps: int) -> int:
-        """Steps from one look at the norms of the gradients to the next."""
-        if self.every is not None:
+    def stride(self, num_steps: int) -> int:
+        """Steps from one that is looked at to the next: logging, too, is to be a part of the budget."""
+        if self.every is not None or not self.is_settled:
             return 1
-        allowed = NORMS_SHARE * self.limit * self.seconds_per_step(num_steps)
-        return max(1, math.ceil(self.budget.costs.get("norms", 0.0) / allowed))
+        allowed = LOG_SHARE * self.limit * self.seconds_per_step(num_steps)
+        return max(1, math.ceil(self.budget.costs.get("log", 0.0) / allowed))
 
     def seconds_per_step(self, num_steps: int) -> float:
         """Process time of a step of the loop itself."""

@@ -118,7 +118,7 @@ class Watcher:
                 Needed where `watch` was given no probe.
             loss: Of the step, a tensor or a number; it is logged, and searched for what is not finite.
         """
-        if self._watching is not None and not self._is_paused:
+        if self._watching is not None and not self._is_paused and self._watching.is_step_looked_at:
             with self._guarded("step"):
                 self._watching.step(batch, loss)
 
@@ -158,7 +158,7 @@ class Watcher:
     def _start(self, model: nn.Module, optimizer: Optimizer, loss_fn: LossFn, **settings: Any) -> None:
         with self._reported("watch"):
             self._watching = Watching(model, optimizer, loss_fn, say=say, **settings)
-            self._watching.set_hooks(self._wants_hooks, self._guarded)
+            self._watching.set_hooks(self._looks_at, self._guarded)
             self.run_dir = self._watching.journal.path
             atexit.register(self.close)
 
@@ -169,8 +169,8 @@ class Watcher:
         with self._watching.budget.visit(), self._reported(where):
             yield
 
-    def _wants_hooks(self) -> bool:
-        return self._watching is not None and not self._is_paused
+    def _looks_at(self, step: int) -> bool:
+        return self._watching is not None and not self._is_paused and self._watching.looks_at(step)
 
     @contextmanager
     def _reported(self, where: str) -> Iterator[None]:

@@ -63,10 +63,11 @@ class Watching:
         self.is_minibatch = False
         self._hooks: StepHooks | None = None
         self._due: str | None = None
+        self._next_look, self._inside = 1, 0.0
         self._batch: Any = None
         self._fingerprints: set[Any] = set()
 
-    def set_hooks(self, is_wanted: Callable[[], bool], guard: Guard) -> None:
+    def set_hooks(self, is_wanted: Callable[[int], bool], guard: Guard) -> None:
         """Begin to look at the optimizer's steps."""
         self._hooks = StepHooks(self.optimizer, is_wanted, guard)
 
@@ -74,6 +75,15 @@ class Watching:
     def params(self) -> list[Tensor]:
         """What the optimizer moves."""
         return [w for group in self.optimizer.param_groups for w in group["params"] if w.requires_grad]
+
+    def looks_at(self, step: int) -> bool:
+        """Whether the optimizer step of this number is looked at."""
+        return step >= self._next_look
+
+    @property
+    def is_step_looked_at(self) -> bool:
+        """Whether the last step of the optimizer was, or none was taken."""
+        return self._hooks is not None and self.looks_at(self._hooks.num_steps)
 
     def step(self, batch: Any, loss: Any) -> None:
         """Take in one training step."""
@@ -85,12 +95,15 @@ class Watching:
         self.step_number = hooks.num_steps
         self.log.add(self.step_number, loss, hooks.lr, hooks.norms, self._gradient_names)
         self._take_in(batch)
+        has_acted = False
         if not self.schedule.is_settled:
             self._settle(batch)
+            has_acted = True
         captured, hooks.captured = hooks.captured, None
         if captured is not None and self._due is not None:
+            has_acted = True
             self._act(self._due, captured, batch)
-        self._plan(hooks)
+        self._plan(hooks, has_acted)
 
     def measure_now(self, batch: Any) -> Measurement:
         """The measurement of the present weights and method."""
@@ -154,17 +167,15 @@ class Watching:
         self.journal.reading(reading, self.schedule.share)
         return reading
 
-    def _plan(self, hooks: StepHooks) -> None:
-        """Decide what to take of the next step."""
-        self._due = self.schedule.next(
-            self.step_number, is_minibatch=self.is_minibatch, has_probe=self.probe is not None
-        )
+    def _plan(self, hooks: StepHooks, has_acted: bool) -> None:
+        """Decide what to take of the next step, and which one is looked at."""
+        step, schedule = self.step_number, self.schedule
+        if not has_acted:
+            self.budget.expect("log", self.budget.inside - self._inside)
+        self._inside = self.budget.inside
+        self._due = schedule.next(step, is_minibatch=self.is_minibatch, has_probe=self.probe is not None)
         hooks.wants_step = self._due is not None
-        if hooks.norms is not None:
-            self.budget.expect("norms", hooks.norms_seconds)
-        hooks.wants_norms = (
-            hooks.wants_step or (self.step_number + 1) % self.schedule.norms_stride(self.step_number) == 0
-        )
+        self._next_look = step + (1 if hooks.wants_step else schedule.stride(step))
 
     def _data(self, batch: Any) -> Any:
         """What is measured on: the probe set, or the step's own batch, or a part of it."""
