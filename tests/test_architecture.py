@@ -24,6 +24,7 @@ FLOORS = {
     "problems": 2,
     "views": 2,
     "stability": 3,
+    "doctor": 4,
     "training": 4,
     "monitor": 4,
     "integrations": 5,

@@ -6,9 +6,11 @@ import contextlib
 import importlib
 import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import tightrope
 from tightrope import errors
@@ -17,7 +19,7 @@ from tightrope.training import PRESETS
 ROOT = Path(__file__).parent.parent
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 README = (ROOT / "README.md").read_text()
-ROOMS = ("optim", "curvature", "problems", "stability", "store", "theory", "training", "views")
+ROOMS = ("optim", "curvature", "doctor", "problems", "stability", "store", "theory", "training", "views")
 
 
 def section(heading):
@@ -84,3 +86,37 @@ def test_local_links_lead_somewhere():
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_page_on_models_shows_what_the_commands_print(tmp_path, monkeypatch, capsys):
+    from tightrope.cli import main
+
+    page = (ROOT / "docs" / "models.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shown = dict(re.findall(r"```\n\$ tightrope (\w+).*?\n(.*?)```", page, re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "plan.py").write_text(code)
+    names = {}
+    exec(code, names)
+    model, optimizer, loss_fn, batch = names["build"]()
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss_fn(model, batch).backward()
+        optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "last.pt")
+    commands = {"doctor": [], "measure": ["last.pt", "--layers", "--spectrum", "spectrum.html"]}
+    for command, rest in commands.items():
+        with pytest.raises(SystemExit) as end:
+            main([command, "plan.py:build", *rest])
+        assert end.value.code == 0
+        assert without_numbers(capsys.readouterr().out) == without_numbers(shown[command])
+
+
+def without_numbers(text):
+    """The words of an output: its numbers are a machine's and a moment's."""
+    words = re.sub(r"[-\d.,]*\d(e[+-]?\d+)?", "0", text)
+    # What depends on time and chance: whether the cadence is rare, units of size, and the order of layers.
+    words = re.sub(r" That is rare\..*", "", words)
+    words = re.sub(r"\b[kMG]?B\b", "B", words)
+    return sorted(" ".join(line.split()) for line in words.splitlines() if line.strip())

@@ -27,6 +27,7 @@ _ROOMS = (
     "problems",
     "views",
     "stability",
+    "doctor",
     "training",
     "monitor",
     "errors",

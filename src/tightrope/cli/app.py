@@ -200,6 +200,61 @@ def threshold(
 
 
 @app.command
+def doctor(
+    what: str,
+    /,
+    *,
+    budget: str = "3%",
+    max_bytes: str | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Say, before training, whether a model can be measured, by which route, at what cost, and how often.
+
+    It takes a few training steps and measurements on the batch, on the model that the function builds for it.
+
+    Args:
+        what: A function without arguments that returns (model, optimizer, loss_fn, batch), as pkg.mod:build or
+            path/to/file.py:build.
+        budget: Share of the whole time that measuring may take.
+        max_bytes: Memory that a measurement may hold, such as 2GB; default most of what is free.
+        as_json: Print one JSON object.
+    """
+    from .examining import doctor_says
+
+    return 0 if doctor_says(what, budget, max_bytes, as_json) else UNMEASURED
+
+
+@app.command
+def measure(
+    what: str,
+    checkpoint: Path,
+    /,
+    *,
+    k: Annotated[int, Parameter(name=["--k", "-k"])] = 1,
+    rtol: float = 1e-2,
+    layers: Annotated[bool, Parameter(negative="")] = False,
+    spectrum: Path | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Measure a checkpoint: how far its optimizer is from the edge of stability, on the batch that is built.
+
+    Args:
+        what: A function without arguments that returns (model, optimizer, loss_fn, batch), as pkg.mod:build or
+            path/to/file.py:build.
+        checkpoint: Its weights, and its optimizer's state if it has one: .safetensors, or a file of torch.save that
+            holds tensors and plain containers only.
+        k: How many of the largest eigenvalues to find.
+        rtol: Relative residual at which the eigensolve stops.
+        layers: Print which layers hold the top direction.
+        spectrum: An HTML file to draw the whole spectrum into; some 250 products more.
+        as_json: Print one JSON object.
+    """
+    from .offline import measure_says
+
+    return 0 if measure_says(what, checkpoint, k, rtol, layers, spectrum, as_json) else UNMEASURED
+
+
+@app.command
 def fetch(name: str, /) -> None:
     """Download the official archive of a data set, check it, and keep it where `tightrope run` looks for it.
 

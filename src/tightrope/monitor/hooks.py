@@ -108,9 +108,10 @@ class StepHooks:
         if not gradients:
             return None
         dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-        return torch.stack([norm.float() for norm in torch._foreach_norm(dense)]) / self._grad_scale()
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(dense)])
+        return norms / self._grad_scale()
 
-    def _grad_scale(self) -> Any:
+    def _grad_scale(self) -> Tensor | float:
         """What a gradient scaler multiplied the gradients by and a fused optimizer will divide them by."""
-        scale = getattr(self.optimizer, "grad_scale", None)
+        scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
         return 1.0 if scale is None else scale

@@ -51,8 +51,8 @@ class Journal:
             StoreError: the directory cannot be made.
         """
         schedule, optimizer, params = watching.schedule, watching.optimizer, watching.params
+        _check_settings(schedule.limit, schedule.every, clip_norm)
         settings = {"budget": schedule.limit, "every": schedule.every, "clip_norm": clip_norm}
-        _check_settings(**settings)
         name = f"watch-{type(optimizer).__name__.lower()}"
         resolved = resolve(sinks, name)
         path = claim(Path("runs"), name) if run_dir is None else Path(run_dir)

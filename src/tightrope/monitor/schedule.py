@@ -133,7 +133,7 @@ class Schedule:
 
 def tried(model: nn.Module, loss_fn: LossFn, data: ProbeSet, params: Sequence[Tensor]) -> Trial:
     """Try the model on a few examples of a set: its route is checked, and its gradient and products are timed."""
-    seen = []
+    seen: list[tuple[int, float, float, str]] = []
     for size in TRIAL_SIZES:
         n = min(size, data.size)
         batch = data.part(n / data.size, params[0].device)

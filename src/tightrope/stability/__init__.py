@@ -1,10 +1,12 @@
 """How far an optimizer is from its edge: recurrence, measurement, and the verdict in words."""
 
 from .attribution import Attribution, Landmark, attribution, landmark
+from .block import restricted
 from .dormant import FLOOR, floored
 from .measurement import Measurement
 from .minibatch import BatchLook, BatchMargin, batch_look, batch_margin, shared_transfer
-from .probe import Probe, measure
+from .operator import ratio_operator
+from .probe import REASONS, Probe, measure
 from .recurrence import asymptotic_growth_factor, growth_at_ratio, periodic_growth, recurrence
 from .step_curvature import StepCurvature, step_curvature
 from .verdict import EDGE_BAND, NUM_EARLY_STEPS, RunVerdict, Verdict, run_verdict, verdict
@@ -15,7 +17,10 @@ __all__ = [
     "growth_at_ratio",
     "periodic_growth",
     "Measurement",
+    "ratio_operator",
+    "restricted",
     "Probe",
+    "REASONS",
     "measure",
     "floored",
     "FLOOR",

@@ -119,8 +119,9 @@ def batch_margin(looks: Sequence[BatchLook], transfer: float, *, seed: int = 0) 
     resampled = _numbers(table[picks].mean(axis=1), transfer)
     tails = (1 - LEVEL) / 2
     low, high = np.quantile(resampled, [tails, 1 - tails], axis=0)
-    intervals = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
-    return BatchMargin(*map(float, means), *intervals, num_batches=len(looks))
+    between = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    BS, AG, R = (float(mean) for mean in means)
+    return BatchMargin(BS, AG, R, between[0], between[1], between[2], len(looks))
 
 
 def shared_transfer(frozen: Frozen) -> float | None:

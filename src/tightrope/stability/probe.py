@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from tightrope.curvature import (
-    Ascended,
     EigenResult,
     LossCurvature,
     LossFn,
@@ -30,6 +29,7 @@ from tightrope.optim import Frozen, freeze
 from tightrope.parameters import weights_at
 
 from .measurement import Measurement
+from .operator import ratio_operator, transformed
 from .recurrence import growth_at_ratio
 from .verdict import band
 
@@ -170,7 +170,7 @@ class Probe:
         return params
 
     def _measured(self, frozen: Frozen, H: LossCurvature, began: float) -> Measurement:
-        scaled = Scaled(_transformed(H, frozen), frozen.half_scaling(), frozen.shift)
+        scaled = ratio_operator(H, frozen)
         ratio, num_products, is_audit = self._find_ratio(scaled)
         sharpness = self._find_sharpness(H) if self.has_sharpness else None
         value, threshold = float(ratio.values[0]), frozen.shared_threshold
@@ -286,19 +286,9 @@ def measure(
     return probe.measure(optimizer, batch)
 
 
-def _transformed(H: LossCurvature, frozen: Frozen) -> SymmetricOperator:
-    """H as SAM's ascent and clipping let the step see it: R^1/2 (H + c H S H) R^1/2."""
-    ascent, response = frozen.ascent, frozen.response
-    bent = H if ascent is None else Ascended(H, ascent.factor, ascent.scale)
-    if isinstance(response, float) and response == 1.0:
-        return bent
-    R = response if isinstance(response, Tensor) else torch.full((H.size,), response, dtype=H.dtype, device=H.device)
-    return Scaled(bent, R.sqrt())
-
-
 def _curvature_along(x: Tensor, H: LossCurvature, frozen: Frozen) -> float:
     x = x.to(H.device, H.dtype)
-    return float(x @ (_transformed(H, frozen).apply(x) + frozen.shift * x))
+    return float(x @ (transformed(H, frozen).apply(x) + frozen.shift * x))
 
 
 def _not_finite(H: LossCurvature, began: float) -> Measurement:

@@ -3,5 +3,6 @@
 from .comparison import KNOWN, SHOWN, comparison
 from .figures import Panel, panels
 from .report import write_report
+from .spectrum import spectrum_panel, write_spectrum
 
-__all__ = ["write_report", "panels", "Panel", "comparison", "KNOWN", "SHOWN"]
+__all__ = ["write_report", "panels", "Panel", "comparison", "KNOWN", "SHOWN", "spectrum_panel", "write_spectrum"]

@@ -31,8 +31,20 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 
 def render(runs: Sequence[RunRecord], panels: Iterable[Panel], title: str, plotly_js: str) -> str:
-    """The whole page as text; it names no address outside itself, and its policy forbids it to load any."""
-    panels = list(panels)
+    """The page of some runs as text."""
+    above = (_cards(runs), f'<p class="guide">{_GUIDE}</p>')
+    return document(title, above, list(panels), (_table(runs),), plotly_js)
+
+
+def document(title: str, above: Sequence[str], panels: Sequence[Panel], below: Sequence[str], plotly_js: str) -> str:
+    """A whole page as text; it names no address outside itself, and its policy forbids it to load any.
+
+    Args:
+        title: Plain text.
+        above, below: What stands around the panels, as HTML.
+        panels: The pictures.
+        plotly_js: The script that draws them.
+    """
     parts = [
         "<!doctype html>",
         f'<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
@@ -41,11 +53,10 @@ def render(runs: Sequence[RunRecord], panels: Iterable[Panel], title: str, plotl
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         f"<style>{_resource('page.css')}</style></head><body><main>",
         f"<h1>{html.escape(title)}</h1>",
-        _cards(runs),
-        f'<p class="guide">{_GUIDE}</p>',
-        "<noscript><p>The panels are drawn by a script; without one, the verdicts and the table remain.</p></noscript>",
+        *above,
+        "<noscript><p>The panels are drawn by a script; without one, the words and numbers remain.</p></noscript>",
         *(_figure(panel) for panel in panels),
-        _table(runs),
+        *below,
         "</main>",
         *(_data(f"figure-{panel.name}", panel.figure) for panel in panels),
         _data("dark-colors", DARK),

@@ -35,7 +35,15 @@ def write_report(runs: Sequence[RunRecord], out: Path, *, title: str | None = No
         )
     from plotly.offline import get_plotlyjs  # here, so that importing tightrope does not load plotly
 
-    page = render(runs, panels(runs), title or _title(runs), get_plotlyjs())
+    return write_page(out, render(runs, panels(runs), title or _title(runs), get_plotlyjs()))
+
+
+def write_page(out: Path, page: str) -> Path:
+    """The path of a page, written as a whole; an earlier page of that name is replaced.
+
+    Raises:
+        StoreError: `out` is a directory or another file, or it cannot be written.
+    """
     try:
         _replace(out, page)
     except StoreError:

@@ -1,0 +1,20 @@
+"""A model looked at before training, or from a checkpoint: can it be measured, at what cost, and what is found."""
+
+from .blame import blame
+from .curve import SpectrumCurve, spectrum_curve
+from .examination import Examination, Part, plural, size_words
+from .examine import examine
+from .snapshot import Snapshot, snapshot
+
+__all__ = [
+    "examine",
+    "Examination",
+    "Part",
+    "snapshot",
+    "Snapshot",
+    "spectrum_curve",
+    "SpectrumCurve",
+    "blame",
+    "size_words",
+    "plural",
+]
