@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -113,6 +114,19 @@ def fingerprint(batch: Any) -> tuple[Any, ...]:
     parts = batch.batches if isinstance(batch, MicroBatches) else [batch]
     found = [x for part in parts for x in tensors(part) if x.numel()]
     return tuple((tuple(x.shape), float(x.detach().reshape(-1)[:64].double().sum())) for x in found)
+
+
+@contextmanager
+def generators_kept(probe: Any) -> Iterator[None]:
+    """The generators of a data loader stand afterwards where they stood."""
+    sampler = getattr(probe, "sampler", None)
+    found = [getattr(part, "generator", None) for part in (probe, sampler)]
+    states = [(g, g.get_state()) for g in found if isinstance(g, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
 
 
 def _first(batches: Iterable[Any]) -> list[Any]:

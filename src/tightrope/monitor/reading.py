@@ -220,7 +220,7 @@ class Reader:
 
     def _groups(self, captured: Captured) -> tuple[float, ...]:
         top = self.probe.top_direction
-        if top is None:
+        if top is None or captured.frozen.status != "linear":
             return ()
         parts = top.double().split([group.size for group in captured.frozen.groups])
         return tuple(float(part.square().sum()) for part in parts)

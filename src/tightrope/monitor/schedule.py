@@ -85,10 +85,10 @@ class Schedule:
 
     def next(self, step: int, *, is_minibatch: bool, has_probe: bool) -> str | None:
         """What to take of the step after this one; None for nothing."""
-        if not self.is_settled:
-            return None
         if self.every is not None:
             return "reading" if (step + 1) % self.every == 0 else None
+        if not self.is_settled:
+            return None
         cycle = MINIBATCH_CYCLE if is_minibatch and has_probe else FULL_BATCH_CYCLE
         kind = cycle[self._place % len(cycle)]
         return kind if self.budget.affords(self._price(kind)) else None

@@ -25,7 +25,7 @@ class NotFinite:
 
     Attributes:
         step: At which it was seen.
-        what: "loss", "gradient", "weights" or "second moment".
+        what: "loss", "gradient", "weight", "second moment" or another part of the optimizer's state.
         parameter: Its name, where it is one; empty for the loss.
         since: The last step at which all was still finite, where the steps between were not looked at; else step - 1.
     """

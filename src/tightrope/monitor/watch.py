@@ -118,7 +118,7 @@ class Watcher:
                 Needed where `watch` was given no probe.
             loss: Of the step, a tensor or a number; it is logged, and searched for what is not finite.
         """
-        if self._watching is not None and not self._is_paused and self._watching.is_step_looked_at:
+        if self._watching is not None and not self._is_paused and self._watching.is_told():
             with self._guarded("step"):
                 self._watching.step(batch, loss)
 

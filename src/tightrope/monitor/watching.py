@@ -16,7 +16,7 @@ from tightrope.stability import Measurement, run_verdict
 
 from .hooks import Captured, Guard, StepHooks
 from .journal import Journal
-from .probe_set import ProbeSet, fingerprint, micro_batches
+from .probe_set import ProbeSet, fingerprint, generators_kept, micro_batches
 from .reading import Reader, Reading
 from .schedule import MOST_PRODUCTS, Schedule, tried
 from .sinks import Sink
@@ -26,6 +26,9 @@ RTOL = 0.05
 """Of the eigensolves: their values are closer than their residuals by far."""
 STEPS_TO_SETTLE = 5
 """Before anything is timed: the first steps of a loop are slow for reasons of their own."""
+
+SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "nu")
+"""As optimizers call them in their state."""
 
 
 class Watching:
@@ -51,12 +54,12 @@ class Watching:
         frozen = freeze(self.optimizer)
         if frozen.status == "no_threshold":
             raise ConfigError(f"watch: {frozen.reason}")
-        with observing(model):  # reading an iterable may draw random numbers
+        with observing(model), generators_kept(probe):  # reading an iterable may draw random numbers
             self.probe = ProbeSet.of(probe)
         self.schedule = Schedule(budget, every)
         self.budget = self.schedule.budget
         self.reader = Reader(model, loss_fn, clip_norm=clip_norm, names=self.names, rtol=RTOL)
-        self.step_number, self._num_skipped = 0, 0
+        self.step_number, self._told, self._num_skipped = 0, 0, 0
         self.journal = Journal.begun(self, run_dir, sinks, say, clip_norm=clip_norm)
         self.log = StepLog(self.journal.step, self.journal.not_finite)
         self.readings: list[Reading] = []
@@ -70,6 +73,7 @@ class Watching:
     def set_hooks(self, is_wanted: Callable[[int], bool], guard: Guard) -> None:
         """Begin to look at the optimizer's steps."""
         self._hooks = StepHooks(self.optimizer, is_wanted, guard)
+        self._plan(self._hooks, has_acted=True)
 
     @property
     def params(self) -> list[Tensor]:
@@ -80,18 +84,20 @@ class Watching:
         """Whether the optimizer step of this number is looked at."""
         return step >= self._next_look
 
-    @property
-    def is_step_looked_at(self) -> bool:
-        """Whether the last step of the optimizer was, or none was taken."""
-        return self._hooks is not None and self.looks_at(self._hooks.num_steps)
+    def is_told(self) -> bool:
+        """Count a step the loop tells of; whether there is more to do about it."""
+        assert self._hooks is not None
+        step = self._hooks.num_steps
+        if step == self._told:
+            self._num_skipped += 1  # a gradient scaler that met an infinity steps over the optimizer
+            return False
+        self._told = step
+        return self.looks_at(step)
 
     def step(self, batch: Any, loss: Any) -> None:
         """Take in one training step."""
         assert self._hooks is not None
         hooks, batch = self._hooks, micro_batches(batch)
-        if hooks.num_steps == self.step_number:
-            self._num_skipped += 1  # a gradient scaler that met an infinity steps over the optimizer
-            return
         self.step_number = hooks.num_steps
         self.log.add(self.step_number, loss, hooks.lr, hooks.norms, self._gradient_names)
         self._take_in(batch)
@@ -185,13 +191,17 @@ class Watching:
         return batch if share == 1 else ProbeSet([batch]).part(share, device)
 
     def _check_finite(self, captured: Captured) -> None:
-        """Look at the weights and the second moment, which no loss or gradient shows."""
-        for what, vector in (("weights", captured.w), ("second moment", captured.frozen.P)):
-            if vector is None or vector.ndim != 1 or bool(vector.isfinite().all()):
-                continue
-            parts = vector.split([w.numel() for w in captured.params])
+        """Look at the weights and the optimizer's state, which no loss or gradient shows."""
+        if not bool(captured.w.isfinite().all()):
+            parts = captured.w.split([w.numel() for w in captured.params])
             bad = next(w for w, part in zip(captured.params, parts, strict=True) if not bool(part.isfinite().all()))
-            self.log.note(NotFinite(captured.step, what, self.names.get(id(bad), ""), captured.step - 1))
+            self.log.note(NotFinite(captured.step, "weight", self.names.get(id(bad), ""), captured.step - 1))
+        for w in captured.params:
+            for key, state in self.optimizer.state.get(w, {}).items():
+                is_of_w = isinstance(state, Tensor) and state.is_floating_point() and state.shape == w.shape
+                if is_of_w and not bool(state.isfinite().all()):
+                    what = "second moment" if key in SECOND_MOMENTS else f"optimizer's {key}"
+                    self.log.note(NotFinite(captured.step, what, self.names.get(id(w), ""), captured.step - 1))
 
     def _gradient_names(self) -> list[str]:
         return [self.names.get(id(w), "") for w in self.params if w.grad is not None]
