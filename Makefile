@@ -20,7 +20,7 @@ lint: $(STAMP)  ## style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(STAMP)  ## the numbers the documentation quotes, measured here
+bench: $(VENV)/.installed-bench  ## the numbers the documentation quotes, measured here beside other libraries
 	@$(BIN)/python -m benchmarks
 
 docs: $(STAMP)  ## check that every public name, command and preset is documented, and run the README's code
@@ -40,6 +40,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(VENV)/.installed-all: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev,lightning,accelerate]"
+	@touch $@
+
+$(VENV)/.installed-bench: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev,bench]"
 	@touch $@
 
 clean:

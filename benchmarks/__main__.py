@@ -5,7 +5,21 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("startup", "products", "warm", "freeze", "sam", "chebyshev", "demo")
+NAMES = (
+    "startup",
+    "products",
+    "rivals",
+    "cold",
+    "memory",
+    "growth",
+    "warm",
+    "approach",
+    "freeze",
+    "sam",
+    "chebyshev",
+    "demo",
+    "gpu",
+)
 
 
 def main() -> None:

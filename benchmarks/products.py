@@ -39,13 +39,15 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """d = 128, 4 blocks, 4 heads, vocabulary 256, sequence 64."""
+    """d = 128, 4 blocks, 4 heads, vocabulary 256, sequence 64, or as said."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, width: int = 128, num_blocks: int = 4, num_heads: int = 4, vocabulary: int = 256, length: int = 64
+    ) -> None:
         super().__init__()
-        self.token, self.position = nn.Embedding(256, 128), nn.Parameter(0.02 * torch.randn(64, 128))
-        self.blocks = nn.Sequential(*(Block(128, 4) for _ in range(4)))
-        self.norm, self.head = nn.LayerNorm(128), nn.Linear(128, 256, bias=False)
+        self.token, self.position = nn.Embedding(vocabulary, width), nn.Parameter(0.02 * torch.randn(length, width))
+        self.blocks = nn.Sequential(*(Block(width, num_heads) for _ in range(num_blocks)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.norm(self.blocks(self.token(tokens) + self.position)))

@@ -257,9 +257,9 @@ def test_an_interrupt_passes_through():
 
 
 def test_a_model_too_large_for_its_memory_is_measured_by_its_last_layer_as_a_lower_bound():
-    found = examine(*parts(), max_bytes=2000)
+    found = examine(*parts(), max_bytes=14_000)
     assert not found.is_measurable
-    assert "does not fit into the 2 kB" in found.words
+    assert "does not fit into the 14 kB" in found.words
     assert "is a lower bound of the whole's" in found.words
     assert found.part is not None
     assert (found.part.name, found.part.num_parameters) == ("2", 51)
@@ -269,9 +269,10 @@ def test_a_model_too_large_for_its_memory_is_measured_by_its_last_layer_as_a_low
 
 
 def test_a_basis_with_little_room_is_cut_and_said_so():
-    found = examine(*parts(), max_bytes=2 * 20 * 195 * 4 + 6528)
-    assert found.max_products < 64
-    assert f"give max_products={found.max_products}" in found.words
+    found = examine(*parts(), max_bytes=(14 + 2 * 2 * 8) * 195 * 4)
+    assert found.max_basis == 8
+    assert "room for 8 vectors only" in found.words
+    assert f"give the probe max_bytes={found.max_bytes:.3g}" in found.words
     assert found.basis_bytes + found.graph_bytes <= found.max_bytes
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from tightrope.curvature import SymmetricOperator, bounds, krylov_error, probabilistic_upper, top_eigenvalues
+from tests.reference.matrices import Diagonal
+from tightrope.curvature import bounds, krylov_error, probabilistic_upper, top_eigenvalues
 
 
 def num_products_for(p, epsilon, failure):
@@ -56,18 +57,6 @@ def test_the_bound_tightens_with_products_and_loosens_with_confidence():
 
 
 # Coverage: the bound may fail for some starts, but no more often than it says.
-
-
-class Diagonal(SymmetricOperator):
-    """diag(lam): random starts are uniform in direction, so no other basis is harder."""
-
-    route = "diagonal"
-
-    def __init__(self, lam):
-        self.lam, self.size, self.dtype, self.device = lam, len(lam), lam.dtype, lam.device
-
-    def apply(self, v):
-        return self.lam * v
 
 
 def spectrum(*outliers, bulk):

@@ -110,9 +110,13 @@ def vectors_in_shards(rank):
     """Each process draws its own part of random vectors, and so needs a seed of its own."""
     A, low = Rows(MATRIX, rank), Rows(LOW_RANK, rank)
     density = spectral_density(low, num_vectors=1, num_steps=10, seed=rank)
+    nan_start = START.clone()
+    nan_start[0, 1] = float("nan")  # in the rows of one process
     return {
         "cold": top_eigenvalues(A, k=2, rtol=1e-8, seed=rank, max_products=15).values,
         "warm": top_eigenvalues(A, k=2, rtol=1e-8, seed=rank, max_products=15, start=START[A.rows]).values,
+        "NaN start": top_eigenvalues(A, k=2, rtol=1e-8, seed=rank, max_products=15, start=nan_start[A.rows]).values,
+        "restarted": top_eigenvalues(A, k=2, rtol=1e-6, seed=rank, max_products=60, max_basis=9).values,
         "nodes": density.nodes,
         "weights": density.weights,
         "trace": trace(low, num_products=15, seed=rank).value,
@@ -165,7 +169,7 @@ def test_one_shard_alone_gives_other_numbers():
 def test_vectors_in_shards_give_the_eigenvalues_of_the_whole(found):
     truth = torch.linalg.eigvalsh(MATRIX).flip(0)[:2]
     for rank in range(NUM_PROCESSES):
-        for start in ("cold", "warm"):
+        for start in ("cold", "warm", "NaN start", "restarted"):
             torch.testing.assert_close(found[rank]["vectors_in_shards"][start], truth, rtol=1e-12, atol=0)
 
 

@@ -7,25 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tightrope.curvature import Dense, EigenResult, Scaled, SymmetricOperator, top_eigenvalues
+from tests.curvature.claims import Counting, solve_and_check
+from tightrope.curvature import Dense, Scaled, look, top_eigenvalues
 from tightrope.errors import ShapeError
 
-EPS = torch.finfo(torch.float64).eps
 INF, NAN = float("inf"), float("nan")
-
-
-class Counting(SymmetricOperator):
-    """An operator that counts its own products."""
-
-    route = "counting"
-
-    def __init__(self, operator):
-        self.operator, self.num_applied = operator, 0
-        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
-
-    def apply(self, v):
-        self.num_applied += 1
-        return self.operator.apply(v)
 
 
 class Failing(Counting):
@@ -60,34 +46,6 @@ def symmetric(eigenvalues, seed=0):
 
 def descending(A):
     return torch.linalg.eigvalsh(A.double()).flip(0)
-
-
-def solve_and_check(operator, k, truth, **options) -> EigenResult:
-    """Solve, hold every claim of the result against the true eigenvalues, and return it."""
-    counted = Counting(operator)
-    result = top_eigenvalues(counted, k, **options)
-    max_products = options.get("max_products", 64)
-    values, vectors = result.values.double(), result.vectors.double()
-    slack = 8 * EPS * truth.abs().max()  # of the dense truth itself
-    eps = torch.finfo(operator.dtype).eps
-
-    assert result.num_products == counted.num_applied <= max_products
-    assert result.values.shape == result.lower.shape == result.residuals.shape == (k,)
-    assert result.vectors.shape == (operator.size, k)
-    assert result.values.dtype == result.vectors.dtype == operator.dtype
-    assert (values.diff() <= 0).all()
-    assert (result.lower.double() <= truth[:k] + slack).all()
-    assert (result.lower <= result.values).all()
-    nearest = (values[:, None] - truth).abs().amin(1)
-    assert (nearest <= result.residuals.double() + slack).all()
-    assert torch.allclose(vectors.T @ vectors, torch.eye(k, dtype=torch.float64), rtol=0, atol=40 * eps)
-    assert result.upper_kind in ("exact", "probabilistic", "residual")
-    assert (result.confidence is not None) == (result.upper_kind == "probabilistic")
-    if result.upper_kind == "exact":
-        assert result.num_products == operator.size
-        assert result.upper >= truth[0] - slack
-        assert torch.allclose(values, truth[:k], rtol=0, atol=float(64 * eps * truth.abs().max()))
-    return result
 
 
 SPECTRA = {
@@ -326,6 +284,45 @@ def test_warm_starts_miss_no_move_of_a_second_eigenvalue_that_overtakes_the_firs
 def test_two_guard_steps_find_a_mode_that_rose_out_of_the_bulk(seed):
     *_, last = follow(rising, 40, seed, num_guard_steps=2)
     assert is_right(last, rising(1.0))
+
+
+CROWDED = [1.0, 0.99, 0.98, 0.97, 0.96, 0.951, 0.5, *torch.linspace(-1, 0.4, 53).tolist()]
+
+
+@pytest.mark.parametrize(("k", "num_carried"), [(1, 5), (2, 6), (4, 6), (5, 6), (6, 7)])
+@pytest.mark.parametrize("is_warm", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize("max_basis", [None, 25])
+def test_modes_that_may_take_their_turn_at_the_top_are_carried(k, num_carried, is_warm, max_basis):
+    A = symmetric(CROWDED)
+    truth = torch.linalg.eigh(A).eigenvectors.flip(1)[:, :num_carried]
+    options = {"rtol": 1e-6, "num_guard_steps": 20, "max_products": 300, "max_basis": max_basis}
+    result = solve_and_check(Dense(A), k, descending(A), start=randn(60, k + 1) if is_warm else None, **options)
+    assert result.status == "converged"
+    assert result.warm_start.shape == (len(A), num_carried)
+    assert torch.allclose(result.warm_start[:, :k], result.vectors)
+    assert torch.linalg.svdvals(truth.T @ result.warm_start)[-1] > 0.5
+
+
+def test_one_vector_beyond_a_top_that_stands_apart_is_carried():
+    A = symmetric([3.0, 2.0, *torch.linspace(-1, 1, 58).tolist()])
+    crowded = torch.linalg.eigh(A).eigenvectors.flip(1)[:, :5]
+    assert top_eigenvalues(Dense(A), start=crowded).warm_start.shape == (60, 2)
+
+
+def taking_turns(t):
+    """Five modes of nearly equal curvature, each at the top in its time."""
+    phases = 2 * math.pi * (t - torch.arange(5, dtype=torch.float64) / 5)
+    return torch.cat([3 + 0.05 * torch.cos(phases), torch.linspace(-1, 1, 115, dtype=torch.float64)])
+
+
+def test_modes_that_are_carried_are_missed_less_often_when_they_take_turns(monkeypatch):
+    def num_missed():
+        paths = [list(follow(taking_turns, 40, seed)) for seed in range(3)]
+        return sum(not is_right(result, taking_turns(i / 40)) for path in paths for i, result in enumerate(path))
+
+    carried = num_missed()
+    monkeypatch.setattr(look, "NEAR", -1.0)
+    assert carried < 0.7 * num_missed()
 
 
 GARBAGE = {

@@ -173,3 +173,16 @@ def test_a_probe_moves_half_precision_weights_and_puts_them_back():
     probe = Probe(half.model, loss_of(half))
     assert probe.measure(optimizer, half.batch, w=w * 2).has_ratio
     assert all(torch.equal(x, before[name]) for name, x in half.model.state_dict().items())
+
+
+def test_recurrent_weights_stand_in_after_the_model_was_called_with_others():
+    """`functional_call` leaves its own tensors in a recurrent layer's list of weights."""
+    c = case("GRU", "cross-entropy")
+    expected = whole(Hessian(c.model, loss_of(c), c.batch))
+    others = {name: torch.zeros_like(w) for name, w in c.model.named_parameters()}
+    torch.func.functional_call(c.model, others, (c.batch[0],))
+    before = list(c.model.gru._flat_weights), list(c.model.gru._flat_weight_refs)
+    H = FiniteDifference(c.model, loss_of(c), c.batch)
+    for _ in range(2):
+        torch.testing.assert_close(whole(H), expected, rtol=0, atol=1e-6)
+    assert (c.model.gru._flat_weights, c.model.gru._flat_weight_refs) == before

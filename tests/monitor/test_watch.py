@@ -255,6 +255,7 @@ def test_a_pause_is_not_watched():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watcher = watch(model, optimizer, cross_entropy, every=1, run_dir="run")
     for number, batch in enumerate(batches(6)):
+
         def step(batch=batch):
             cross_entropy(model, batch).backward()
             optimizer.step()

@@ -1,6 +1,8 @@
 """freeze() reads the linear method out of an optimizer: one real step is one frozen step with the P it used."""
 
 import copy
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -641,3 +643,23 @@ def test_a_frozen_preconditioner_is_read_as_the_step_it_was_frozen_at():
     optimizer.freeze_preconditioner()
     take(optimizer, ws, 4)
     assert torch.equal(freeze(optimizer).P, P)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("shape", [(3,), (3, 3)])
+def test_an_edge_scaling_without_a_real_root_has_no_half(shape, value):
+    D = torch.ones(3, dtype=torch.float64)
+    D[1] = value
+    frozen = replace(freeze(TORCH.SGD(parameters(), 0.1)), D=D if shape == (3,) else torch.diag(D))
+    with pytest.raises(UnsupportedOptimizerError, match="D must be finite and nonnegative, to have a root; got"):
+        frozen.half_scaling()
+
+
+def test_an_edge_scaling_with_zeros_has_a_half_dense_or_not():
+    Q = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
+    singular = Q @ torch.diag(torch.tensor([2.0, 0.0, 1.0], dtype=torch.float64)) @ Q.T
+    for D in (singular, torch.zeros(3, 3, dtype=torch.float64)):
+        L = replace(freeze(TORCH.SGD(parameters(), 0.1)), D=D).half_scaling()
+        torch.testing.assert_close(L @ L.T, D, rtol=1e-12, atol=1e-14)
+    still = replace(freeze(TORCH.SGD(parameters(), 0.1)), D=torch.tensor([4.0, 0.0]))
+    assert still.half_scaling().tolist() == [2.0, 0.0]

@@ -46,3 +46,15 @@ class Counting(SymmetricOperator):
         if self.first is not None and self.num_applied >= self.first:
             product[-1] = self.bad
         return product
+
+
+class Diagonal(SymmetricOperator):
+    """diag(lam): random starts are uniform in direction, so no other basis is harder."""
+
+    route = "diagonal"
+
+    def __init__(self, lam):
+        self.lam, self.size, self.dtype, self.device = lam, len(lam), lam.dtype, lam.device
+
+    def apply(self, v):
+        return self.lam * v

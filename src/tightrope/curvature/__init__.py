@@ -1,21 +1,24 @@
 """Curvature of a loss as an operator on flat vectors, and its largest eigenvalues with bounds."""
 
+from .blocks import Block, block_eigenvalues, group_blocks, layer_blocks
 from .bounds import krylov_error, probabilistic_upper
 from .change import gradient_norm, loss_change
 from .composition import Projected, Shifted, Squared, Sum, to_scipy
 from .conditioning import ConditionNumber, condition_number
 from .differences import FiniteDifference
 from .distributed import Sharded
+from .extremes import extreme_eigenvalues
 from .fisher import Fisher
 from .gauss_newton import Criterion, GaussNewton
-from .lanczos import EigenResult, top_eigenvalues
+from .lanczos import top_eigenvalues
 from .layers import LayerShare, layer_shares, participation
-from .objective import LossCurvature, LossFn, SelfCheck
+from .loss_curvature import LossCurvature, LossFn, SelfCheck
 from .observation import observing
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
 from .pieces import MicroBatches, num_examples, rows, tensors
 from .products import Hessian
 from .rebuilt import RebuiltHessian
+from .results import BottomResult, EigenResult, Extremes
 from .routes import hessian
 from .selfcheck import self_check
 from .spectrum import SpectralDensity, SpectralEstimate, effective_dimension, spectral_density
@@ -30,6 +33,7 @@ __all__ = [
     "Squared",
     "Sum",
     "Projected",
+    "Block",
     "Sharded",
     "to_scipy",
     "LossFn",
@@ -52,6 +56,12 @@ __all__ = [
     "observing",
     "EigenResult",
     "top_eigenvalues",
+    "BottomResult",
+    "Extremes",
+    "extreme_eigenvalues",
+    "block_eigenvalues",
+    "layer_blocks",
+    "group_blocks",
     "krylov_error",
     "probabilistic_upper",
     "SpectralDensity",

@@ -58,18 +58,18 @@ def condition_number(operator: SymmetricOperator, *, num_products: int = 64, see
     Raises:
         ConfigError: num_products is below 1.
     Cost:
-        At most num_products products, fewer where the Krylov space closes; memory (p, 2 num_products).
+        At most num_products products, fewer where the Krylov space closes; memory (p, num_products).
     References:
         Parlett 1998, The Symmetric Eigenvalue Problem, chapters 11 and 13.
     """
     check_number("condition_number: num_products", num_products, lambda num: num >= 1, "be at least 1")
-    space = RitzSpace(operator, num_products)
-    block = gaussian(operator, 1, seeded(seed))
-    while space.is_finite and space.extend(block):
-        block = space.last_products()
+    space = RitzSpace(operator, num_products, keeps_products=False)
+    space.extend(gaussian(operator, 1, seeded(seed)))
+    while space.is_finite and space.extend_krylov():
+        pass
     if not space.is_finite:
         return ConditionNumber(math.nan, math.nan, math.nan, space.num_products, seed, "not_finite")
-    theta, _, _ = space.ritz(1)
+    theta, _ = space.eigenpairs()
     largest, smallest, slack = float(theta[0]), float(theta[-1]), space.rounding
     is_positive = smallest > slack if space.is_whole else smallest >= -slack and largest > slack
     status = "not_positive" if not is_positive else "exact" if space.is_whole else "lower_bound"

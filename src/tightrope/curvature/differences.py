@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from tightrope.parameters import flatten, write
 
-from .objective import LossCurvature, LossFn, Objective, accumulate, flat
+from .engine import accumulate, flat
+from .loss_curvature import LossCurvature, LossFn
+from .objective import Objective
 
 NUM_STEPS = 5
 """Steps tried, each a quarter of the one before, when the step is chosen."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tightrope.errors import ConfigError, ShapeError, did_you_mean
 
 from .gauss_newton import Criterion, curved_criterion
-from .linearised import Linearised, Metric, linearised, outputs_objective, product
-from .objective import LossCurvature, LossFn
+from .linearised import Linearised, Metric, linearised, outputs_objective, product, undefined
+from .loss_curvature import LossCurvature, LossFn
 
 DISTRIBUTIONS = ("categorical", "normal")
 
@@ -78,11 +78,13 @@ class Fisher(LossCurvature):
         generator = torch.Generator().manual_seed(seed)
         with objective.environment():
             for each in linearised(objective, forward):
-                loss, dz, _ = curved_criterion(each, criterion)
+                loss, dz, metric = curved_criterion(each, criterion)
                 self.loss += each.weight * loss
                 self.gradient += each.weight * each.pull(dz)
                 z = _rows(each.z.detach())
-                if empirical:
+                if metric is undefined:
+                    pass
+                elif empirical:
                     metric = _outer(len(z) * _rows(dz)[None])
                 elif num_samples:
                     metric = _outer(_sampled(z, distribution, num_samples, generator))
@@ -123,6 +125,8 @@ def _sampled(z: Tensor, distribution: str, num_samples: int, generator: torch.Ge
     if distribution == "normal":
         return torch.randn(num_samples, n, d, generator=generator).to(z)
     q = z.softmax(dim=1)
+    if not bool(q.isfinite().all()):
+        return q.new_full((num_samples, n, d), float("nan"))
     y = torch.multinomial(q.cpu(), num_samples, replacement=True, generator=generator).T
     return q - nn.functional.one_hot(y, d).to(q)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tightrope.errors import ShapeError
 
 from .objective import Objective
-from .pieces import num_examples, rows
+from .pieces import batch_tensors, num_examples, rows
 
 SAMPLES = (2, 4)
 """Examples in the two small graphs from which the whole is extrapolated; batch normalisation refuses one alone."""
@@ -84,7 +84,7 @@ def graph_size(objective: Objective, max_bytes: float) -> GraphSize | None:
 
 
 def _bytes_of(objective: Objective, batch: Any, max_bytes: float) -> int:
-    known = [*objective.leaves, *objective.model.parameters()]
+    known = [*objective.leaves, *objective.model.parameters(), *batch_tensors(objective.batch)]
     with objective.environment(), counted_graph(known, max_bytes) as saved:
         g = objective.gradient(objective.evaluate(batch, 1.0), create_graph=True)
         return sum(saved.values()) + sum(part.nbytes for part in g)

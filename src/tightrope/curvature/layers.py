@@ -11,6 +11,8 @@ from torch import Tensor
 from tightrope.errors import ShapeError
 from tightrope.parameters import Layout
 
+Named = Layout | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
+
 
 @dataclass(frozen=True)
 class LayerShare:
@@ -33,9 +35,7 @@ class LayerShare:
         return asdict(self)
 
 
-def layer_shares(
-    vector: Tensor, named: Layout | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
-) -> list[LayerShare]:
+def layer_shares(vector: Tensor, named: Named) -> list[LayerShare]:
     """How the squared norm of a direction is spread over named parameters, in their order.
 
     Args:
@@ -52,7 +52,7 @@ def layer_shares(
         >>> second.name, round(second.share, 4), round(second.participation, 4)
         ('b', 0.64, 1.0)
     """
-    layout = named if isinstance(named, Layout) else Layout.of(_once(named))
+    layout = layout_of(named)
     u = _unit(vector)
     parts = [part.reshape(-1) for part in layout.split(u)]
     return [
@@ -74,12 +74,15 @@ def participation(vector: Tensor) -> float:
     return float(_participation(_unit(vector)))
 
 
-def _once(named: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+def layout_of(named: Named) -> Layout:
+    """Of parameters by name; one that appears again under another name counts once, under its first."""
+    if isinstance(named, Layout):
+        return named
     pairs = named.items() if isinstance(named, Mapping) else named
     first: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in pairs:
         first.setdefault(id(tensor), (name, tensor))
-    return list(first.values())
+    return Layout.of(first.values())
 
 
 def _unit(vector: Tensor) -> Tensor:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from tightrope.errors import ShapeError, TightropeError
 from tightrope.parameters import flatten
 
-from .objective import LossFn, Objective, differentiated
+from .engine import differentiated
+from .loss_curvature import LossFn
+from .objective import Objective
 
 Metric = Callable[[Tensor], Tensor]
 """u -> M u, linear and symmetric."""
@@ -100,6 +102,11 @@ def product(pieces: Sequence[tuple[Linearised, Metric]], v: Tensor) -> Tensor:
         for each, metric in pieces:
             total += each.weight * each.pull(metric(each.push(parts)))
     return total
+
+
+def undefined(u: Tensor) -> Tensor:
+    """The metric of a criterion that is not finite."""
+    return torch.full_like(u, float("nan"))
 
 
 def outputs_objective(

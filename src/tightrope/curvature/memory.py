@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tightrope.errors import ConfigError, ShapeError
+from tightrope.errors import ConfigError
 
 from .graph_size import OverBudgetError, counted_graph, graph_size
-from .objective import LossFn, Objective
-from .pieces import MicroBatches, num_examples
+from .loss_curvature import LossFn
+from .objective import Objective
+from .pieces import MicroBatches, batch_tensors, count, num_examples
 from .products import Hessian
 from .rebuilt import RebuiltHessian
 
@@ -54,7 +55,7 @@ def hessian_after_out_of_memory(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     objective = Objective(model, loss_fn, batch, params=params, chunk_size=chunk_size)
-    return _in_pieces(objective, chunk_size or max(1, _length(batch) // 8), "out of memory")
+    return _in_pieces(objective, chunk_size or max(1, count(batch) // 8), "out of memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -69,7 +70,7 @@ def _stopped_in_time(objective: Objective, max_bytes: float) -> Hessian:
     """The kept graph of a batch from which no estimate could be had, stopped before it exceeds the budget."""
     o = objective
     try:
-        with counted_graph(list(o.model.parameters()), max_bytes):
+        with counted_graph([*o.model.parameters(), *batch_tensors(o.batch)], max_bytes):
             return Hessian(o.model, o.loss_fn, o.batch, params=o.params, chunk_size=o.chunk_size)
     except OverBudgetError:
         raise _does_not_fit(f"max_bytes is {max_bytes:.3g}") from None
@@ -88,14 +89,6 @@ def _in_pieces(objective: Objective, chunk_size: int, reason: str) -> RebuiltHes
                 f"{reason}, and the loss is not the mean of its parts' ({whole:.6g} against {parts:.6g})"
             )
     return RebuiltHessian(o.model, o.loss_fn, o.batch, params=o.params, chunk_size=chunk_size, reason=reason)
-
-
-def _length(batch: Any) -> int:
-    """Number of examples, or 1 where the batch cannot be cut."""
-    try:
-        return num_examples(batch)
-    except ShapeError:
-        return 1
 
 
 def _does_not_fit(why: str) -> ConfigError:

@@ -5,63 +5,22 @@ Legend: p = number of parameters, w = parameters.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tightrope.errors import ShapeError
-from tightrope.parameters import Layout, flatten, trainable
+from tightrope.parameters import Layout, trainable
 
+from .engine import differentiated
+from .loss_curvature import LossFn
 from .observation import RandomStates, hooks_set_aside, observing
-from .operators import SymmetricOperator
 from .pieces import pieces, tensors
 from .precision import Precise, autocast_set_aside, below, stand_ins, standing_in, working_dtype
-
-LossFn = Callable[[Any, Any], Tensor]
-
-
-@dataclass(frozen=True)
-class SelfCheck:
-    """What was found when a route was tried on a model for the first time.
-
-    Attributes:
-        symmetry: sqrt(p) |u'Hv - v'Hu| / (|Hu| + |Hv|) for unit vectors, u random and v half along the gradient:
-            rounding for a symmetric H, of the order of 1 for one that lacks a part. NaN where a product failed.
-        agreement: |Hv - d| / max(|Hv|, |d|) beyond its own error, d the central difference of gradients along v; NaN
-            where none could be taken.
-        route: The route that was tried.
-        is_passed: Whether the route can be trusted here.
-        words: What was found, in a few words.
-    """
-
-    symmetry: float
-    agreement: float
-    route: str
-    is_passed: bool
-    words: str
-
-
-class LossCurvature(SymmetricOperator):
-    """A symmetric operator made of a model's loss.
-
-    Attributes:
-        loss: The loss, a float.
-        gradient: (p,).
-        check: What the first use of the model found, where `hessian` made the operator.
-    """
-
-    loss: float
-    gradient: Tensor
-    check: SelfCheck | None = None
-
-    @abstractmethod
-    def apply(self, v: Tensor) -> Tensor:
-        """The product with one vector, (p,) -> (p,)."""
 
 
 class Objective:
@@ -103,7 +62,16 @@ class Objective:
 
     @contextmanager
     def environment(self) -> Iterator[None]:
-        """What a forward or backward pass of the model runs in, so that it leaves no trace and rounds little."""
+        """What a forward or backward pass of the model runs in, so that it leaves no trace and rounds little.
+
+        Raises:
+            ShapeError: inference mode is on, in which nothing can be differentiated.
+        """
+        if torch.is_inference_mode_enabled():
+            raise ShapeError(
+                f"{self.name}: must be used outside torch.inference_mode(), in which no gradient exists; got it on. "
+                "torch.no_grad() is no hindrance."
+            )
         with ExitStack() as stack:
             stack.enter_context(observing(self.model, dtype=self.dtype if self.is_raised else None, draws=self.draws))
             stack.enter_context(hooks_set_aside(self.params))
@@ -125,13 +93,21 @@ class Objective:
 
     def evaluate(self, piece: Any, weight: float, function: LossFn | None = None) -> Any:
         """The weighted loss of one piece, a scalar that depends on a parameter; or what another function returns."""
-        raised = self.precise.raised(piece) if self.is_raised else piece
+        raised, elsewhere = self.precise.raised(piece) if self.is_raised else piece, self._elsewhere(piece)
+        if "meta" in elsewhere:  # some kernels take such a tensor for one of theirs, and compute from no numbers
+            raise self._misplaced(elsewhere)
         try:
             if function is not None:
                 return function(self.model, raised)
             return weight * self.scalar(self.loss_fn(self.model, raised))
         except RuntimeError as error:
-            self._explain(error, piece)
+            if elsewhere and any(words in str(error) for words in ("device", "backend", "should be the same")):
+                raise self._misplaced(elsewhere) from error
+            if "nference tensor" in str(error):
+                raise ShapeError(
+                    f"{self.name}: the model and the batch must be made outside torch.inference_mode(); got a tensor "
+                    "made inside. Clone it outside: x.clone()."
+                ) from error
             raise
 
     def gradient(self, loss: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
@@ -189,6 +165,22 @@ class Objective:
             "directly. Write loss_fn(model, batch) in terms of its argument `model`."
         )
 
+    def scalar(self, loss: Any, source: str = "loss_fn") -> Tensor:
+        """The loss, if it is a real scalar that can be differentiated; NaN to every derivative if it is not finite.
+
+        A loss that overflowed can have derivatives that did not, which are those of no loss.
+        """
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+            kind = f"shape {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ShapeError(f"{self.name}: {source} must return a scalar; got {kind}. Average it: loss.mean().")
+        if not loss.requires_grad:
+            raise ShapeError(
+                f"{self.name}: the loss must depend on a trainable parameter; got one that depends on none. "
+                "Is it detached, or computed under torch.no_grad() or inference_mode()?"
+            )
+        loss = loss.reshape(())
+        return loss if math.isfinite(loss.detach()) else torch.mul(loss.square(), math.nan)
+
     def zeros(self) -> Tensor:
         """(p,) of the operator's type, where the parameters are."""
         return torch.zeros(self.layout.size, dtype=self.dtype, device=self.device)
@@ -214,58 +206,12 @@ class Objective:
             )
         return "".join(f"; {each}" for each in words)
 
-    def scalar(self, loss: Any) -> Tensor:
-        """The loss, if it is a real scalar that can be differentiated."""
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
-            kind = f"shape {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ShapeError(f"{self.name}: loss_fn must return a scalar; got {kind}. Average it: loss.mean().")
-        if not loss.requires_grad:
-            raise ShapeError(
-                f"{self.name}: the loss must depend on a trainable parameter; got one that depends on none. "
-                "Is it detached, or computed under torch.no_grad() or inference_mode()?"
-            )
-        return loss.reshape(())
+    def _elsewhere(self, piece: Any) -> list[str]:
+        """Other devices that the batch has tensors on."""
+        return sorted({str(x.device) for x in tensors(piece) if x.device != self.device})
 
-    def _explain(self, error: RuntimeError, piece: Any) -> None:
-        elsewhere = {str(x.device) for x in tensors(piece) if x.device != self.device}
-        if elsewhere and "device" in str(error):
-            raise ShapeError(
-                f"{self.name}: the batch must be where the model is, on {self.device}; got tensors on "
-                f"{', '.join(sorted(elsewhere))}. Move it: x.to({str(self.device)!r})."
-            ) from error
-
-
-def differentiated(
-    outputs: Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    vectors: Sequence[Tensor],
-    *,
-    create_graph: bool = False,
-    keep_graph: bool = True,
-) -> tuple[Tensor | None, ...]:
-    """Vectors times the derivative of outputs in inputs; None for an input that is not used.
-
-    Not by `torch.autograd.grad`: that leaves a torch function mode for the whole backward pass, and with it the
-    forward passes that gradient checkpointing repeats there.
-    """
-    return torch.autograd.graph._engine_run_backward(
-        tuple(outputs),
-        tuple(vectors),
-        keep_graph,
-        create_graph,
-        tuple(inputs),
-        allow_unreachable=True,
-        accumulate_grad=False,
-    )
-
-
-def accumulate(loss: Tensor) -> None:
-    """`loss.backward()`, by the same way as `differentiated`."""
-    torch.autograd.graph._engine_run_backward(
-        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
-
-
-def flat(parts: Sequence[Tensor]) -> Tensor:
-    """(p,) without its graph."""
-    return flatten([part.detach() for part in parts])
+    def _misplaced(self, elsewhere: list[str]) -> ShapeError:
+        return ShapeError(
+            f"{self.name}: the batch must be where the model is, on {self.device}; got tensors on "
+            f"{', '.join(elsewhere)}. Move it: x.to({str(self.device)!r})."
+        )

@@ -38,16 +38,21 @@ class SymmetricOperator(ABC):
         """U'V for blocks (p, j) and (p, k); the only reduction over p that solvers use."""
         return U.T @ V
 
+    def apply_block(self, v: Tensor, where: slice | Tensor) -> Tensor:
+        """The product at some coordinates (q,) with a vector (q,) that is zero at all others."""
+        whole = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        whole[where] = v
+        return self.apply(whole)[where]
+
     def __matmul__(self, V: Tensor) -> Tensor:
         """The product with a vector (p,) or a block (p, k).
 
         Raises:
             ShapeError: V has another length, dtype or device.
         """
-        if V.ndim not in (1, 2) or V.shape[0] != self.size:
-            raise ShapeError(
-                f"{type(self).__name__}: needs vectors ({self.size},) or ({self.size}, k); got {tuple(V.shape)}."
-            )
+        if not isinstance(V, Tensor) or V.ndim not in (1, 2) or V.shape[0] != self.size:
+            got = tuple(V.shape) if isinstance(V, Tensor) else type(V).__name__
+            raise ShapeError(f"{type(self).__name__}: needs vectors ({self.size},) or ({self.size}, k); got {got}.")
         if V.dtype != self.dtype or V.device != self.device:
             raise ShapeError(
                 f"{type(self).__name__}: needs {self.dtype} on {self.device}; got {V.dtype} on {V.device}. "
@@ -78,13 +83,20 @@ class Scaled(SymmetricOperator):
 
     Args:
         operator: A, (p, p).
-        half: (p,) for a diagonal L, or L itself (p, p).
+        half: (p,) for a diagonal L, or L itself (p, p); zero where a coordinate is held still.
         shift: A number or (p,) added to A's diagonal (coupled weight decay).
+    Raises:
+        ShapeError: half is of another shape, or not finite.
     """
 
     def __init__(self, operator: SymmetricOperator, half: Tensor, shift: Tensor | float = 0.0) -> None:
         if half.shape not in ((operator.size,), (operator.size, operator.size)):
             raise ShapeError(f"Scaled: half must be ({operator.size},) or square; got {tuple(half.shape)}.")
+        if not bool(half.isfinite().all()):
+            raise ShapeError(
+                f"Scaled: half must be finite; got {int((~half.isfinite()).sum())} entries that are not. The root of D "
+                "exists where D is finite and nonnegative."
+            )
         self.operator, self.half, self.shift = operator, half.to(operator.dtype), shift
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
         self.route, self.cost = operator.route, operator.cost
@@ -98,6 +110,14 @@ class Scaled(SymmetricOperator):
             return self.half.T @ (self.operator.apply(x) + self.shift * x)
         x = self.half * v
         return self.half * (self.operator.apply(x) + self.shift * x)
+
+    def apply_block(self, v: Tensor, where: slice | Tensor) -> Tensor:
+        if self.half.ndim == 2:
+            return SymmetricOperator.apply_block(self, v, where)
+        half = self.half[where]
+        x = half * v
+        shift = self.shift.expand(self.size)[where] if isinstance(self.shift, Tensor) else self.shift
+        return half * (self.operator.apply_block(x, where) + shift * x)
 
 
 class Ascended(SymmetricOperator):

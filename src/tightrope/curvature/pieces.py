@@ -72,6 +72,29 @@ def tensors(batch: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in tensors(part)]
 
 
+def count(batch: Any) -> int:
+    """Number of examples, or 1 where a batch cannot be cut."""
+    try:
+        return num_examples(batch)
+    except ShapeError:
+        return 1
+
+
+def batch_tensors(batch: Any) -> list[Tensor]:
+    """Every tensor of a batch, or of all its micro-batches."""
+    parts = batch.batches if isinstance(batch, MicroBatches) else [batch]
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
+def few(batch: Any, num: int) -> Any:
+    """The first few examples of a batch, or of its first micro-batch; the whole of what cannot be cut."""
+    first = batch.batches[0] if isinstance(batch, MicroBatches) else batch
+    try:
+        return rows(first, slice(0, num)) if num_examples(first) > num else batch
+    except ShapeError:
+        return batch
+
+
 def rows(batch: Any, wanted: slice) -> Any:
     """The batch with every tensor cut to these rows."""
     if isinstance(batch, Tensor):

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .convolution import LEAN
+
 LOW = (torch.float16, torch.bfloat16)
 FLOATING = (*LOW, torch.float32, torch.float64)
 CASTS = {Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16, Tensor.float: torch.float32}
@@ -21,6 +23,8 @@ CASTS = {Tensor.half: torch.float16, Tensor.bfloat16: torch.bfloat16, Tensor.flo
 
 class Precise(TorchFunctionMode):
     """Inside, no torch function computes in less than `dtype`: autocast is off, and casts below it lead to it.
+
+    Convolutions are taken in a form that is cheap to differentiate twice.
 
     Attributes:
         num_calls: Functions called so far; it grows in a backward pass that runs Python.
@@ -38,7 +42,7 @@ class Precise(TorchFunctionMode):
         if CASTS.get(func) in self.below:
             return args[0].to(self.dtype)
         with autocast_set_aside():
-            return func(*args, **kwargs)
+            return LEAN.get(func, func)(*args, **kwargs)
 
     def raised(self, x: Any) -> Any:
         """A tensor or type in at least this precision, also inside lists, tuples and dicts; anything else as it is."""
@@ -86,18 +90,20 @@ def _stand_in(w: Tensor, dtype: torch.dtype) -> nn.Parameter:
 
 @contextmanager
 def standing_in(model: nn.Module, leaves: Mapping[int, Tensor]) -> Iterator[None]:
-    """Inside, the model's modules hold `leaves` in place of the parameters whose ids they are filed under."""
+    """Inside, the model's modules hold `leaves` in place of the parameters whose ids they are filed under.
+
+    A recurrent layer notices and lists its weights anew in its forward pass; its own list comes back with the rest.
+    """
     held = [(module, dict(module._parameters)) for module in model.modules() if module._parameters]
-    flat = [(module, module._flat_weights) for module in model.modules() if isinstance(module, nn.RNNBase)]
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    lists = [(module._flat_weights, module._flat_weight_refs) for module in recurrent]
     try:
         for module, parameters in held:
             for name, w in parameters.items():
                 module._parameters[name] = leaves.get(id(w), w)  # type: ignore[assignment]
-        for module, weights in flat:
-            module._flat_weights = [leaves.get(id(w), w) for w in weights]
         yield
     finally:
         for module, parameters in held:
             module._parameters.update(parameters)
-        for module, weights in flat:
-            module._flat_weights = weights
+        for each, (weights, refs) in zip(recurrent, lists, strict=True):
+            each._flat_weights, each._flat_weight_refs = weights, refs

@@ -6,6 +6,7 @@ Legend: g = gradient, H = Hessian, n = number of examples, p = number of paramet
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from tightrope.parameters import flatten
 
-from .objective import LossCurvature, LossFn, Objective, differentiated, flat
+from .engine import differentiated, flat
+from .loss_curvature import LossCurvature, LossFn
+from .objective import Objective
 
 
 class Hessian(LossCurvature):
@@ -75,6 +78,37 @@ class Hessian(LossCurvature):
             for g in self._graphs:
                 Hv += graph_product(g, self.objective.leaves, parts)
         return Hv
+
+    def apply_block(self, v: Tensor, where: slice | Tensor) -> Tensor:
+        """Backward through no more of the graph than lies between the parameters that hold the block."""
+        sizes = self.objective.layout.sizes
+        touched, local = _touched(sizes, where)
+        leaves = [self.objective.leaves[i] for i in touched]
+        x = torch.zeros(sum(sizes[i] for i in touched), dtype=v.dtype, device=v.device)
+        x[local] = v
+        parts = [part.view(leaf.shape) for part, leaf in zip(x.split([sizes[i] for i in touched]), leaves, strict=True)]
+        Hx = torch.zeros_like(x)
+        with self.objective.backward_environment():
+            for g in self._graphs:
+                Hx += graph_product([g[i] for i in touched], leaves, parts)
+        return Hx[local]
+
+
+def _touched(sizes: Sequence[int], where: slice | Tensor) -> tuple[list[int], slice | Tensor]:
+    """Which parts of a flat vector hold some coordinates, and where these lie in those parts alone."""
+    ends = list(accumulate(sizes))
+    if isinstance(where, slice):
+        first, stop, _ = where.indices(ends[-1])
+        touched = [
+            i for i, (size, end) in enumerate(zip(sizes, ends, strict=True)) if end - size < stop and first < end
+        ]
+        num_before = ends[touched[0]] - sizes[touched[0]]
+        return touched, slice(first - num_before, stop - num_before)
+    part = torch.bucketize(where, torch.tensor(ends, device=where.device), right=True)
+    touched = part.unique().tolist()
+    moved = torch.zeros_like(torch.tensor(ends))
+    moved[touched] = torch.tensor([ends[i] for i in touched]) - torch.tensor([sizes[i] for i in touched]).cumsum(0)
+    return touched, where - moved.to(where.device)[part]
 
 
 def graph_product(

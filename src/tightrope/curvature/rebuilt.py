@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .objective import LossCurvature, LossFn, Objective, flat
+from .engine import flat
+from .loss_curvature import LossCurvature, LossFn
+from .objective import Objective
+from .pieces import count
 from .products import graph_product
 
 
@@ -27,7 +30,7 @@ class RebuiltHessian(LossCurvature):
     Raises:
         ShapeError: as in `Hessian`.
     Cost:
-        A product 2.4 to 3.9 gradients. Memory: the graph of `chunk_size` examples.
+        A product 2.4 to 3.5 gradients. Memory: the graph of `chunk_size` examples.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class RebuiltHessian(LossCurvature):
         chunk_size: int | None = None,
         reason: str = "",
     ) -> None:
-        self.objective = objective = Objective(model, loss_fn, batch, params=params, chunk_size=chunk_size)
+        self.objective = objective = Objective(
+            model, loss_fn, batch, params=params, chunk_size=chunk_size, name="RebuiltHessian"
+        )
         self.size, self.dtype, self.device = objective.layout.size, objective.dtype, objective.device
         manner = "rebuilt graph" if chunk_size is None else f"rebuilt graph, chunks of {chunk_size}"
         self.route = manner + (f" ({reason})" if reason else "") + objective.scope
@@ -50,6 +55,11 @@ class RebuiltHessian(LossCurvature):
                 loss = objective.evaluate(piece, weight)
                 self.gradient += flat(objective.gradient(loss))
                 self.loss += float(loss.detach())
+
+    @property
+    def piece_size(self) -> int:
+        """Examples of the first piece, the longest unless the user cut them."""
+        return count(self.objective.pieces[0][0])
 
     def apply(self, v: Tensor) -> Tensor:
         parts = self.objective.layout.split(v.contiguous())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from tightrope.errors import ConfigError
 
 from .differences import FiniteDifference
+from .loss_curvature import LossCurvature, LossFn, SelfCheck
 from .memory import graph_hessian, hessian_after_out_of_memory, is_out_of_memory
-from .objective import LossCurvature, LossFn, SelfCheck
+from .pieces import few
 from .products import Hessian
 from .rebuilt import RebuiltHessian
 from .selfcheck import self_check, summary
@@ -23,6 +26,9 @@ ASKED: dict[str, type[Hessian] | type[RebuiltHessian] | type[FiniteDifference]] 
     "rebuilt graph": RebuiltHessian,
     "central difference": FiniteDifference,
 }
+
+NUM_CHECKED = 32
+"""Examples on which a route is checked: it is the model's code that is tried, not the data."""
 
 _checks: WeakKeyDictionary[nn.Module, dict[Any, SelfCheck]] = WeakKeyDictionary()
 """What the first use of each model found, by loss, parameters and modes."""
@@ -57,7 +63,7 @@ def hessian(
         ShapeError: as in `Hessian`.
         ConfigError: the route is unknown, or the graph does not fit and the batch cannot be cut.
     Cost:
-        As the operator taken; on first use two products and five gradients in float64 more.
+        As the operator taken; on first use two products and five gradients in float64 more, of 32 examples.
     Example:
         >>> import torch
         >>> H = hessian(torch.nn.Linear(2, 1), lambda model, x: (model(x) ** 2).mean(), torch.eye(2))
@@ -99,7 +105,7 @@ def _by_graph(
                 H = hessian_after_out_of_memory(*request, params=params, chunk_size=chunk_size)
             else:
                 H = graph_hessian(*request, params=params, chunk_size=chunk_size, max_bytes=max_bytes)
-            check = known or (self_check(H) if bool(H.gradient.isfinite().all()) else None)
+            check = known or (_checked(H, request, params) if bool(H.gradient.isfinite().all()) else None)
             return H if check is None or check.is_passed else None, check
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
@@ -110,6 +116,20 @@ def _by_graph(
             words = f"no second derivative: {summary(error)}"
             return None, SelfCheck(math.nan, math.nan, "kept graph", False, words)
     raise AssertionError("the second attempt returns or raises")
+
+
+def _checked(
+    H: Hessian | RebuiltHessian, request: tuple[nn.Module, LossFn, Any], params: Sequence[Tensor] | None
+) -> SelfCheck:
+    """The check of a route: on a few of the examples, or where the loss does not take them, on all."""
+    model, loss_fn, batch = request
+    sample = few(batch, NUM_CHECKED if isinstance(H, Hessian) else min(NUM_CHECKED, max(2, H.piece_size // 2)))
+    if sample is not batch:
+        with suppress(RuntimeError, ValueError, TypeError):
+            small = Hessian(model, loss_fn, sample, params=params)
+            if bool(small.gradient.isfinite().all()) and bool(small.gradient.any()):
+                return replace(self_check(small), route=H.route)
+    return self_check(H)
 
 
 def _key(model: nn.Module, loss_fn: LossFn, params: Sequence[Tensor] | None) -> Any:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .differences import GradientField, mixed_direction
+from .loss_curvature import SelfCheck
 from .memory import is_out_of_memory
-from .objective import SelfCheck
 from .products import Hessian
 from .rebuilt import RebuiltHessian
 
@@ -54,7 +54,8 @@ def self_check(H: Hessian | RebuiltHessian) -> SelfCheck:
         return SelfCheck(symmetry, math.nan, H.route, True, f"symmetric; no difference to compare with: {obstacle}")
     is_passed = disagreement <= MAX_DISAGREEMENT[dtype]
     manner = "agree with" if is_passed else "do not agree with"
-    words = f"products {manner} differences of gradients, to {disagreement:.1g}"
+    extent = f"to {disagreement:.1g}" if disagreement else "within their error"
+    words = f"products {manner} differences of gradients, {extent}"
     return SelfCheck(symmetry, disagreement, H.route, is_passed, words)
 
 

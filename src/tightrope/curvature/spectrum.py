@@ -199,10 +199,10 @@ def spectral_density(
     weights, is_closed = torch.full_like(nodes, math.nan), torch.zeros(num_vectors, dtype=torch.bool)
     status = "estimate"
     for i in range(num_vectors):
-        space = RitzSpace(operator, m)
-        block = gaussian(operator, 1, generator)
-        while space.is_finite and space.extend(block):
-            block = space.last_products()
+        space = RitzSpace(operator, m, keeps_products=False)
+        space.extend(gaussian(operator, 1, generator))
+        while space.is_finite and space.extend_krylov():
+            pass
         num_products += space.num_products
         if not space.is_finite:
             nodes[:], weights[:], status = math.nan, math.nan, "not_finite"
@@ -233,8 +233,7 @@ def effective_dimension(density: SpectralDensity, alpha: float) -> SpectralEstim
 
 def _quadrature(space: RitzSpace, m: int) -> tuple[Tensor, Tensor]:
     """Nodes and weights (m,) of a Krylov space grown from its first column."""
-    T = space.operator.inner(space.V, space.AV).double().cpu()
-    theta, S = torch.linalg.eigh((T + T.T) / 2)
+    theta, S = torch.linalg.eigh(space.T)
     tau = S[0] ** 2
     num_missing = m - len(theta)
     return torch.cat([theta, theta[-1:].expand(num_missing)]), torch.cat([tau, tau.new_zeros(num_missing)])

@@ -60,7 +60,7 @@ class Examination:
         check_bytes: What the first use of the model holds at most, in its float64 check; given back after it.
         basis_bytes: The eigensolver's basis, at most.
         max_bytes: Memory a measurement was allowed.
-        max_products: What the basis has room for, of a solve's 64.
+        max_basis: Vectors, with their products, that the eigensolver has room for.
         cadence: Budgets, shares of the whole time, and every how many steps each affords, audits included.
         part: The last layer alone, where the whole is too large or too dear.
     """
@@ -92,7 +92,7 @@ class Examination:
     check_bytes: float = math.nan
     basis_bytes: float = math.nan
     max_bytes: float = math.inf
-    max_products: int = 64
+    max_basis: int = 0
     cadence: tuple[tuple[float, int], ...] = ()
     part: Part | None = None
 

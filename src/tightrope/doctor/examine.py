@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from tightrope.curvature import LossCurvature, LossFn, hessian
-from tightrope.errors import TightropeError, check_number
+from tightrope.errors import ConfigError, TightropeError, check_number
 from tightrope.optim import Frozen, freeze
-from tightrope.stability import Measurement, Probe
+from tightrope.stability import MOST_COLUMNS, Allotment, Measurement, Probe, allotted
 
 from .blame import blame
 from .examination import RARE, Examination, by, plural, size_words, steps_between
@@ -29,8 +29,6 @@ BUDGETS = (0.01, 0.03, 0.10)
 AUDIT_EVERY = 50
 USUAL_PRODUCTS = 50
 """From cold, ratio and sharpness together."""
-LEAST_PRODUCTS, MOST_PRODUCTS = 16, 64
-"""A solve from cold is hopeless with fewer; with more it is given up."""
 SHARE_OF_FREE_MEMORY = 0.8
 
 
@@ -105,21 +103,26 @@ class _Examiner:
         allowed = SHARE_OF_FREE_MEMORY * free_bytes(self.device) if max_bytes is None else float(max_bytes)
         self.facts["max_bytes"] = allowed
         params = list(frozen.parameters) or list(self.model.parameters())
-        column = sum(w.numel() * max(4, w.element_size()) for w in params)
-        for_graph = allowed - 2 * LEAST_PRODUCTS * column
+        p, itemsize = sum(w.numel() for w in params), max(4, params[0].element_size())
         try:
-            H = self._try_route(params, for_graph)
+            allotment = self._allotted(allowed, p, itemsize)
+            H = self._try_route(params, allotment.graph)
         except (_TooLargeError, MemoryError, torch.OutOfMemoryError) as error:
             self._steps()
             raise _RefusalError(self._too_large(str(error))) from error
         if frozen.status == "no_threshold":
             raise _RefusalError(f"No: {frozen.reason} The raw sharpness alone can be measured: tr.curvature.hessian.")
-        room = (allowed - self.facts["graph_bytes"]) / (2 * column)
-        self.facts["max_products"] = num_products = int(min(MOST_PRODUCTS, max(room, LEAST_PRODUCTS)))
+        self.facts["max_basis"] = allotment.columns
         del H
-        self._measure(for_graph, num_products, column)
+        self._measure(allowed, p * itemsize)
         self._find_cadence(budget)
         return self._words(budget)
+
+    def _allotted(self, max_bytes: float, p: int, itemsize: int) -> Allotment:
+        try:
+            return allotted(max_bytes, p, itemsize)
+        except ConfigError as error:
+            raise _TooLargeError("the vectors of an eigensolve alone take more") from error
 
     @property
     def device(self) -> torch.device:
@@ -155,8 +158,6 @@ class _Examiner:
     def _try_route(self, params: Sequence[Tensor], max_bytes: float) -> LossCurvature:
         """The Hessian by the route that works, tried twice: the first use is checked, the second one is usual."""
         self.observe("trying the routes")
-        if max_bytes <= 0:
-            raise _TooLargeError(f"the eigensolver's basis alone takes more than {size_words(self.facts['max_bytes'])}")
         with saved_bytes(self._tensors()) as checked:
             H = self._hessian(params, max_bytes)
         self.facts |= {"loss": H.loss, "route": H.route, "check": H.check.words if H.check else ""}
@@ -183,15 +184,15 @@ class _Examiner:
                 raise _TooLargeError(str(error).split("; ")[-1].split(". Give")[0]) from error
             raise
 
-    def _measure(self, for_graph: float, max_products: int, column: int) -> None:
+    def _measure(self, max_bytes: float, column: int) -> None:
         """A first measurement and warm ones, with real steps before each."""
-        probe = Probe(self.model, self.loss_fn, max_products=max_products, max_bytes=_limit(for_graph))
+        probe = Probe(self.model, self.loss_fn, max_bytes=_limit(max_bytes))
         self._steps()
         self._note(freeze(self.optimizer))
         self.observe(f"measuring from cold, about {USUAL_PRODUCTS * self.product_seconds:.2g} s")
         cold, cold_seconds = self._timed(probe, self.optimizer)
         self.facts |= {"measurement": cold, "cold_seconds": cold_seconds, "cold_products": cold.num_products}
-        self.facts["basis_bytes"] = 2.0 * column * min(cold.num_products, max_products)
+        self.facts["basis_bytes"] = float(column * min(cold.num_products, 2 * self.facts["max_basis"]))
         if not cold.has_ratio:
             raise _RefusalError(f"No: after {self.facts['num_steps']} steps there is no ratio: {cold.reason}")
         probe.audit_every = 0  # a crossing of 1 would make a warm measurement an audit
@@ -226,9 +227,10 @@ class _Examiner:
         every = dict(f["cadence"])[budget]
         words = f"Yes: it can be measured, by {by(f['route'])}"
         words += f"; every {plural(every, 'step')} for {100 * budget:.3g} % of the time."
-        if f["max_products"] < MOST_PRODUCTS:
+        if f["max_basis"] < MOST_COLUMNS:
             words += (
-                f" The basis has room for {f['max_products']} products only: give max_products={f['max_products']}."
+                f" The eigensolver has room for {f['max_basis']} vectors only, so the upper bound of an audit stays "
+                f"loose: give the probe max_bytes={f['max_bytes']:.3g}."
             )
         if every > RARE:
             words += f" That is rare. {self._last_layer()}"

@@ -119,10 +119,37 @@ class Frozen:
         return thresholds.pop() if len(thresholds) == 1 else None
 
     def half_scaling(self) -> Tensor:
-        """L with L L' = D: (p,) square roots, or a lower triangular (p, p) for a dense D."""
+        """L with L L' = D: (p,) square roots, or (p, p) for a dense D.
+
+        Raises:
+            UnsupportedOptimizerError: there is no D, or it has no real root.
+        """
         if self.D is None:
             raise UnsupportedOptimizerError(f"half_scaling: {self.reason}")
-        return self.D.sqrt() if self.D.ndim == 1 else torch.linalg.cholesky(self.D)
+        if self.D.ndim == 2 and bool(self.D.isfinite().all()):
+            return _dense_root(self.D)
+        if bool((self.D >= 0).all() & self.D.isfinite().all()):
+            return self.D.sqrt()
+        raise _no_root(self.D.diagonal() if self.D.ndim == 2 else self.D)
+
+
+def _dense_root(D: Tensor) -> Tensor:
+    """Cholesky's factor, or that by eigenvectors where D is singular: coordinates are held still."""
+    L, info = torch.linalg.cholesky_ex(D)
+    if not info:
+        return torch.as_tensor(L)
+    values, Q = torch.linalg.eigh(D)
+    if values[0] < -len(D) * torch.finfo(D.dtype).eps * values[-1].abs():
+        raise _no_root(values)
+    return torch.mul(Q, values.clamp(min=0).sqrt())
+
+
+def _no_root(values: Tensor) -> UnsupportedOptimizerError:
+    kind = f"{float(values.min()):.3g} in it" if bool(values.isfinite().all()) else "entries that are not finite"
+    return UnsupportedOptimizerError(
+        f"half_scaling: D must be finite and nonnegative, to have a root; got {kind}. Is a learning rate or second "
+        "moment negative, NaN or infinite?"
+    )
 
 
 def _response(parameters: tuple[Tensor, ...], clipped: Clipped) -> Tensor | float:

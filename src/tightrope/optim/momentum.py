@@ -61,8 +61,8 @@ class Momentum(MomentumRule, frozen=True, forbid_unknown_fields=True):
     Raises:
         ConfigError: a field is out of its range.
     Example:
-        >>> heavy_ball(0.9, ema=True).stability_threshold(lr=1.0)
-        37.99999999999999
+        >>> round(heavy_ball(0.9, ema=True).stability_threshold(lr=1.0), 6)
+        38.0
     References:
         Cohen et al. 2022 (arXiv 2207.14484), Table 1; Ma and Yarats 2019 (arXiv 1810.06801), eqs. 3-4.
     """

@@ -1,5 +1,6 @@
 """How far an optimizer is from its edge: recurrence, measurement, and the verdict in words."""
 
+from .allotment import MOST_COLUMNS, Allotment, allotted
 from .attribution import Attribution, Landmark, attribution, landmark
 from .block import restricted
 from .dormant import FLOOR, floored
@@ -18,6 +19,9 @@ __all__ = [
     "periodic_growth",
     "Measurement",
     "ratio_operator",
+    "Allotment",
+    "allotted",
+    "MOST_COLUMNS",
     "restricted",
     "Probe",
     "REASONS",

@@ -28,6 +28,7 @@ from tightrope.errors import ShapeError
 from tightrope.optim import Frozen, freeze
 from tightrope.parameters import weights_at
 
+from .allotment import allotted
 from .measurement import Measurement
 from .operator import ratio_operator, transformed
 from .recurrence import growth_at_ratio
@@ -57,8 +58,8 @@ class Probe:
             the optimizer steps on one flat vector that they are views of.
         k, rtol, max_products, seed: Of the eigensolves, as in `top_eigenvalues`; `max_products` is for each.
         chunk_size: Evaluate this many examples at a time.
-        max_bytes: That the graph of the gradient may hold; None for no limit. Where it would not fit, it is rebuilt in
-            pieces for every product.
+        max_bytes: That a measurement may hold at once; None for no limit. Where the graph of the gradient would not
+            fit it is rebuilt in pieces for every product, and where the eigensolver's basis would not it is restarted.
         has_sharpness: Measure the raw sharpness as well.
         audit_every: 0 for no audits.
         audit_rtol: Tightness of an audit's probabilistic upper bound.
@@ -90,6 +91,7 @@ class Probe:
         self.num_measurements = 0
         self.gradient: Tensor | None = None
         self.along: float | None = None
+        self._columns: int | None = None
         self._check: SelfCheck | None = None
         self._warm_ratio: Tensor | None = None
         self._warm_sharpness: Tensor | None = None
@@ -112,7 +114,7 @@ class Probe:
             along: (p,) a direction x in weight space whose curvature is taken as well, for one product more.
         Raises:
             ShapeError: the loss is not a scalar or depends on nothing, or parameters do not match.
-            ConfigError: the graph exceeds max_bytes and the batch cannot be cut.
+            ConfigError: max_bytes is too little: for the vectors alone, or for a graph whose batch cannot be cut.
         Cost:
             One recorded gradient and about 5 products warm, 10 to 30 cold; twice that with the raw sharpness. The
             first time two products and five gradients in float64 more, for the check.
@@ -122,6 +124,7 @@ class Probe:
         if frozen.status != "linear":
             return Measurement(frozen.status, frozen.reason, threshold=None)
         params = self._matching(frozen)
+        graph_bytes = self._allot(params)
         with weights_at(params, w):
             H = hessian(
                 self.model,
@@ -129,7 +132,7 @@ class Probe:
                 batch,
                 params=params,
                 chunk_size=self.chunk_size,
-                max_bytes=self.max_bytes,
+                max_bytes=graph_bytes,
                 known=self._check,
             )
             self._check, self.gradient = H.check, H.gradient
@@ -168,6 +171,15 @@ class Probe:
         if num != expected:
             raise ShapeError(f"Probe: the optimizer must hold the {num} measured parameters; it holds {expected}.")
         return params
+
+    def _allot(self, params: Sequence[Tensor]) -> float | None:
+        """Set the room of the eigensolver's basis; returns what is left for the graph."""
+        if self.max_bytes is None:
+            return None
+        p, itemsize = sum(w.numel() for w in params), max(4, params[0].element_size())
+        allotment = allotted(self.max_bytes, p, itemsize, self.k)
+        self._columns = allotment.columns
+        return allotment.graph
 
     def _measured(self, frozen: Frozen, H: LossCurvature, began: float) -> Measurement:
         scaled = ratio_operator(H, frozen)
@@ -237,12 +249,16 @@ class Probe:
         self, operator: SymmetricOperator, k: int, start: Tensor | None, bound_rtol: float | None = None
     ) -> EigenResult:
         """Eigenvalues of the operator, with all products counted in those of the Hessian."""
+        max_products, columns = max(k, self.max_products // operator.cost), self._columns
+        # From cold, and as long as it is not restarted, a basis holds no products: it may have twice the columns.
+        is_roomy = columns is None or (start is None and max_products <= 2 * columns) or columns >= operator.size
         result = top_eigenvalues(
             operator,
             k,
             start=start,
             rtol=self.rtol,
-            max_products=max(k, self.max_products // operator.cost),
+            max_products=max_products,
+            max_basis=None if is_roomy else columns,
             seed=self.seed + self.num_measurements,
             bound_rtol=bound_rtol,
         )
