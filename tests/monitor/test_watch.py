@@ -457,3 +457,9 @@ def test_a_step_that_a_gradient_scaler_skips_is_counted_and_not_measured():
     watcher.close()
     assert [reading["step"] for reading in events("run", "measurement")] == [1, 2, 3]
     assert events("run", "end")[0]["num_skipped"] == 1
+
+
+def test_a_watched_run_is_not_one_to_resume():
+    trained(3, every=1)
+    with pytest.raises(tr.errors.StoreError, match="a loop that was watched"):
+        tr.training.resume("run")

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from tightrope.parameters import flatten, weights_at, write
 
 from .differences import GradientField
-from .objective import LossFn, Objective, flat
+from .engine import flat
+from .loss_curvature import LossFn
+from .objective import Objective
 
 
 def loss_change(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
+from torch.optim import Optimizer
 
-from tightrope.errors import check_number
 from tightrope.optim import Frozen, freeze
 from tightrope.stability import RunVerdict, StepCurvature
 from tightrope.store import FORMAT, RunWriter, claim, environment
@@ -16,11 +16,9 @@ from tightrope.store import FORMAT, RunWriter, claim, environment
 from .budget import Budget
 from .probe_set import ProbeSet
 from .reading import Reading
-from .sinks import Sink, resolve
+from .schedule import Schedule
+from .sinks import Sink, checked
 from .step_log import NotFinite
-
-if TYPE_CHECKING:
-    from .watching import Watching
 
 QUIET = ("too early to say", "undecided")
 """Verdicts that are stored and not said."""
@@ -37,30 +35,23 @@ class Journal:
     @classmethod
     def begun(
         cls,
-        watching: Watching,
+        optimizer: Optimizer,
         run_dir: str | Path | None,
-        sinks: Sequence[str | Sink],
+        sinks: Sequence[Sink],
         say: Callable[[str], None],
-        *,
-        clip_norm: float | None,
+        settings: dict[str, Any],
     ) -> Journal:
-        """A new run directory with its first event.
+        """A new run directory with its first event; `settings` are stored as its configuration.
 
         Raises:
-            ConfigError: a setting is out of its range, or a sink is unknown.
+            ConfigError: a sink is none.
             StoreError: the directory cannot be made.
         """
-        schedule, optimizer, params = watching.schedule, watching.optimizer, watching.params
-        _check_settings(schedule.limit, schedule.every, clip_norm)
-        settings = {"budget": schedule.limit, "every": schedule.every, "clip_norm": clip_norm}
         name = f"watch-{type(optimizer).__name__.lower()}"
-        resolved = resolve(sinks, name)
+        resolved = checked(sinks)
         path = claim(Path("runs"), name) if run_dir is None else Path(run_dir)
-        watched = {
-            "model": type(watching.model).__name__,
-            "optimizer": type(optimizer).__name__,
-            **{key: value for key, value in settings.items() if value is not None},
-        }
+        watched = {key: value for key, value in settings.items() if value is not None}
+        params = [w for group in optimizer.param_groups for w in group["params"] if w.requires_grad]
         journal = cls(RunWriter.new(path, tomli_w.dumps({"watch": watched})), resolved, say)
         journal.writer.write(
             "start",
@@ -72,10 +63,11 @@ class Journal:
         )
         return journal
 
-    def introduce(self, watching: Watching, route: str, data: ProbeSet) -> None:
+    def introduce(
+        self, optimizer: Optimizer, schedule: Schedule, step: int, route: str, data: ProbeSet, *, is_kept: bool
+    ) -> None:
         """The first line: optimizer, edge, route, budget, cadence, data and run directory."""
-        schedule, frozen = watching.schedule, freeze(watching.optimizer)
-        used, step = max(1, round(schedule.share * data.size)), watching.step_number
+        frozen, used = freeze(optimizer), max(1, round(schedule.share * data.size))
         if schedule.every is not None:
             cadence = f"a reading every {schedule.every} steps"
         else:
@@ -84,9 +76,9 @@ class Journal:
                 f"at most {schedule.limit:.3g} of the process time, so a reading at about step {first:,}, then "
                 f"about every {then:,} steps"
             )
-        kept = "of each reading's own batch" if watching.probe is None else f"({size_words(data.num_bytes)} kept)"
+        kept = f"({size_words(data.num_bytes)} kept)" if is_kept else "of each reading's own batch"
         self.say(
-            f"{type(watching.optimizer).__name__}, {_edge(frozen)}; {route}; {cadence}; on {used:,} of {data.size:,} "
+            f"{type(optimizer).__name__}, {_edge(frozen)}; {route}; {cadence}; on {used:,} of {data.size:,} "
             f"examples {kept}; -> {self.path}"
         )
 
@@ -136,14 +128,6 @@ class Journal:
         self.writer.close()
         for sink in self.sinks:
             sink.close()
-
-
-def _check_settings(budget: float, every: int | None, clip_norm: float | None) -> None:
-    check_number("watch: budget", budget, lambda b: 0 < b < 1, "be a share above 0 and below 1, such as 0.03")
-    if every is not None:
-        check_number("watch: every", every, lambda n: n >= 1 and int(n) == n, "be a whole number of steps, 1 or more")
-    if clip_norm is not None:
-        check_number("watch: clip_norm", clip_norm, lambda c: c > 0, "be above 0")
 
 
 def _edge(frozen: Frozen) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,6 +29,8 @@ COLD_PRODUCTS, WARM_PRODUCTS = 24, 9
 LEAST_PRODUCTS, MOST_PRODUCTS = 6, 64
 LOG_SHARE = 0.25
 """Of the budget, that losses, learning rates and norms of gradients may take."""
+NUM_PACES = 9
+"""Of the loop's last steps, whose median is its pace: the first steps of a loop are slow for reasons of their own."""
 FULL_BATCH_CYCLE = ("reading", "glance")
 MINIBATCH_CYCLE = ("reading", "glance", "reading", "look")
 
@@ -68,11 +72,13 @@ class Schedule:
         self.share, self.is_settled, self.num_readings = 1.0, False, 0
         self._place = 0
         self._products: list[int] = []
+        self._paces: deque[float] = deque(maxlen=NUM_PACES)
+        self._seen = (0, 0.0)
 
-    def settle(self, trial: Trial, size: int, num_steps: int) -> None:
+    def settle(self, trial: Trial, size: int) -> None:
         """Take in what things cost, and cut the probe set down if readings would be too rare."""
         if self.every is None:
-            allowed = self.limit * self.seconds_per_step(num_steps) * STEPS_BETWEEN
+            allowed = self.limit * self.seconds_per_step * STEPS_BETWEEN
             constant, whole = trial.seconds(0, WARM_PRODUCTS), trial.seconds(size, WARM_PRODUCTS)
             share = (allowed - constant) / (whole - constant) if whole > constant else 1.0
             self.share = min(1.0, max(share, LEAST_EXAMPLES / max(size, 1)))
@@ -109,20 +115,30 @@ class Schedule:
         recent = sorted(self._products[-5:])
         return min(MOST_PRODUCTS, max(LEAST_PRODUCTS, recent[len(recent) // 2]))
 
-    def stride(self, num_steps: int) -> int:
+    @property
+    def stride(self) -> int:
         """Steps from one that is looked at to the next: logging, too, is to be a part of the budget."""
         if self.every is not None or not self.is_settled:
             return 1
-        allowed = LOG_SHARE * self.limit * self.seconds_per_step(num_steps)
+        allowed = LOG_SHARE * self.limit * self.seconds_per_step
         return max(1, math.ceil(self.budget.costs.get("log", 0.0) / allowed))
 
-    def seconds_per_step(self, num_steps: int) -> float:
-        """Process time of a step of the loop itself."""
-        return max((self.budget.total - self.budget.inside) / max(num_steps, 1), 1e-9)
+    def note(self, step: int) -> None:
+        """Take in how fast the loop went since the last step that was looked at."""
+        last, before = self._seen
+        outside = self.budget.total - self.budget.inside
+        if step > last:
+            self._paces.append((outside - before) / (step - last))
+            self._seen = step, outside
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Process time of a step of the loop itself, of late."""
+        return max(median(self._paces), 1e-9) if self._paces else 1e-9
 
     def forecast(self, num_steps: int) -> tuple[int, int]:
         """At which step the first reading may be expected, and how many steps from one to the next after that."""
-        per_step = self.limit * self.seconds_per_step(num_steps)
+        per_step = (1 - LOG_SHARE) * self.limit * self.seconds_per_step
         first = max(0.0, self.budget.costs["cold"] - self.budget.room) / per_step
         both = self.budget.costs["reading"] + self.budget.costs["glance"]
         return num_steps + math.ceil(first), math.ceil(both / per_step)

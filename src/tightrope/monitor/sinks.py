@@ -13,7 +13,7 @@ class Sink(ABC):
 
     @abstractmethod
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers of one step, by name."""
+        """Numbers of one reading, by name."""
 
     @abstractmethod
     def alert(self, step: int, title: str, words: str) -> None:
@@ -24,10 +24,13 @@ class Sink(ABC):
         """The run is over."""
 
 
-def resolve(sinks: Sequence[str | Sink], run_name: str) -> list[Sink]:
-    """The sinks asked for, and trackers already active in this process."""
-    found = [sink for sink in sinks if isinstance(sink, Sink)]
-    unknown = [sink for sink in sinks if not isinstance(sink, Sink)]
-    if unknown:
-        raise ConfigError(f"watch: sinks must be known names or Sink objects; got {unknown[0]!r}.")
-    return found
+def checked(sinks: Sequence[Sink]) -> list[Sink]:
+    """The sinks, if they are such.
+
+    Raises:
+        ConfigError: something else is among them.
+    """
+    others = [sink for sink in sinks if not isinstance(sink, Sink)]
+    if others:
+        raise ConfigError(f"watch: sinks must be `Sink` objects; got {others[0]!r}. Write a subclass, or leave it out.")
+    return list(sinks)

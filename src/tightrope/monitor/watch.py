@@ -39,7 +39,7 @@ def watch(
     every: int | None = None,
     run_dir: str | Path | None = None,
     clip_norm: float | None = None,
-    sinks: Sequence[str | Sink] = (),
+    sinks: Sequence[Sink] = (),
 ) -> Watcher:
     """Watch how far a training loop is from the edge of stability, without changing it.
 
@@ -57,8 +57,7 @@ def watch(
         every: Measure every so many steps instead, whatever that costs.
         run_dir: Directory for what is found; default a new one below runs/.
         clip_norm: The global norm that the loop clips gradients to, if it does.
-        sinks: Where numbers go beside the run directory: "tensorboard", "wandb", "mlflow", "trackio", or any `Sink`.
-            Trackers that are active in this process are found by themselves.
+        sinks: Where numbers and alerts go beside the run directory.
     Returns:
         Watcher; switched off, with a line that says why, if anything here does not fit, or if the environment holds
         TIGHTROPE=0.

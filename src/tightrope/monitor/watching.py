@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tightrope.curvature import LossFn, observing
-from tightrope.errors import ConfigError, ShapeError
+from tightrope.errors import ConfigError, ShapeError, check_number
 from tightrope.optim import freeze
 from tightrope.stability import Measurement, run_verdict
 
@@ -24,7 +24,7 @@ from .step_log import NotFinite, StepLog
 
 RTOL = 0.05
 """Of the eigensolves: their values are closer than their residuals by far."""
-STEPS_TO_SETTLE = 5
+STEPS_TO_SETTLE = 10
 """Before anything is timed: the first steps of a loop are slow for reasons of their own."""
 
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "nu")
@@ -46,7 +46,7 @@ class Watching:
         every: int | None,
         run_dir: str | Path | None,
         clip_norm: float | None,
-        sinks: Sequence[str | Sink],
+        sinks: Sequence[Sink],
     ) -> None:
         self.model, self.loss_fn, self.optimizer = model, loss_fn, unwrapped(optimizer)
         self.names = {id(w): name for name, w in model.named_parameters()}
@@ -56,11 +56,14 @@ class Watching:
             raise ConfigError(f"watch: {frozen.reason}")
         with observing(model), generators_kept(probe):  # reading an iterable may draw random numbers
             self.probe = ProbeSet.of(probe)
+        _check_settings(budget, every, clip_norm)
         self.schedule = Schedule(budget, every)
         self.budget = self.schedule.budget
         self.reader = Reader(model, loss_fn, clip_norm=clip_norm, names=self.names, rtol=RTOL)
         self.step_number, self._told, self._num_skipped = 0, 0, 0
-        self.journal = Journal.begun(self, run_dir, sinks, say, clip_norm=clip_norm)
+        settings = {"budget": budget, "every": every, "clip_norm": clip_norm}
+        names = {"model": type(model).__name__, "optimizer": type(self.optimizer).__name__}
+        self.journal = Journal.begun(self.optimizer, run_dir, sinks, say, {**names, **settings})
         self.log = StepLog(self.journal.step, self.journal.not_finite)
         self.readings: list[Reading] = []
         self.is_minibatch = False
@@ -99,6 +102,7 @@ class Watching:
         assert self._hooks is not None
         hooks, batch = self._hooks, micro_batches(batch)
         self.step_number = hooks.num_steps
+        self.schedule.note(self.step_number)
         self.log.add(self.step_number, loss, hooks.lr, hooks.norms, self._gradient_names)
         self._take_in(batch)
         has_acted = False
@@ -145,8 +149,9 @@ class Watching:
         if data is None or not data.is_complete or (self.schedule.every is None and self.step_number < STEPS_TO_SETTLE):
             return
         trial = tried(self.model, self.loss_fn, data, self.params)
-        self.schedule.settle(trial, data.size, self.step_number)
-        self.journal.introduce(self, trial.route, data)
+        self.schedule.settle(trial, data.size)
+        is_kept = self.probe is not None
+        self.journal.introduce(self.optimizer, self.schedule, self.step_number, trial.route, data, is_kept=is_kept)
 
     def _act(self, kind: str, captured: Captured, batch: Any) -> None:
         """Carry out what was due at this step."""
@@ -181,7 +186,7 @@ class Watching:
         self._inside = self.budget.inside
         self._due = schedule.next(step, is_minibatch=self.is_minibatch, has_probe=self.probe is not None)
         hooks.wants_step = self._due is not None
-        self._next_look = step + (1 if hooks.wants_step else schedule.stride(step))
+        self._next_look = step + (1 if hooks.wants_step else schedule.stride)
 
     def _data(self, batch: Any) -> Any:
         """What is measured on: the probe set, or the step's own batch, or a part of it."""
@@ -216,6 +221,14 @@ class Watching:
                 f"watch: the optimizer must move parameters of the model it is given; {num_foreign} of its "
                 f"{len(params)} are not. Give the model that is trained, not a copy of it."
             )
+
+
+def _check_settings(budget: float, every: int | None, clip_norm: float | None) -> None:
+    check_number("watch: budget", budget, lambda b: 0 < b < 1, "be a share above 0 and below 1, such as 0.03")
+    if every is not None:
+        check_number("watch: every", every, lambda n: n >= 1 and int(n) == n, "be a whole number of steps, 1 or more")
+    if clip_norm is not None:
+        check_number("watch: clip_norm", clip_norm, lambda c: c > 0, "be above 0")
 
 
 def unwrapped(optimizer: Any) -> Optimizer:

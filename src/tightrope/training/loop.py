@@ -69,6 +69,10 @@ def resume(path: str | Path, *, observe: Observer | None = None, is_strict: bool
     path = Path(path)
     with RunWriter.reopen(path) as writer:
         former = read_run(path)
+        if "watch" in former.config:
+            raise StoreError(
+                f"resume: {path} must be a run of tightrope's own; it is a loop that was watched. Run that loop again."
+            )
         if former.outcome not in ("unfinished", "interrupted"):
             return former
         config, state = _configured(path), load(path)
