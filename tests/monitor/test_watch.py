@@ -369,7 +369,7 @@ def test_no_data_at_all_is_said_at_the_first_step_that_needs_it(capsys):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watcher = watch(model, optimizer, cross_entropy, run_dir="run")
-    for batch in batches(8):
+    for batch in batches(12):
         cross_entropy(model, batch).backward()
         optimizer.step()
         watcher.step()
