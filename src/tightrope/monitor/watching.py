@@ -22,7 +22,7 @@ from .schedule import MOST_PRODUCTS, Schedule, tried
 from .sinks import Sink
 from .step_log import NotFinite, StepLog
 
-RTOL = 0.05
+RTOL = 0.02
 """Of the eigensolves: their values are closer than their residuals by far."""
 STEPS_TO_SETTLE = 10
 """Before anything is timed: the first steps of a loop are slow for reasons of their own."""
