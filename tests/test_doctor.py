@@ -269,9 +269,9 @@ def test_a_model_too_large_for_its_memory_is_measured_by_its_last_layer_as_a_low
 
 
 def test_a_basis_with_little_room_is_cut_and_said_so():
-    found = examine(*parts(), max_bytes=(14 + 2 * 2 * 8) * 195 * 4)
-    assert found.max_basis == 8
-    assert "room for 8 vectors only" in found.words
+    found = examine(*parts(), max_bytes=2 * (14 + 2 * 12) * 195 * 4)
+    assert found.max_basis == 12
+    assert "room for 12 vectors only" in found.words
     assert f"give the probe max_bytes={found.max_bytes:.3g}" in found.words
     assert found.basis_bytes + found.graph_bytes <= found.max_bytes
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .operators import SymmetricOperator
 
-WIDTH = 8
+WIDTH = 4
 """Columns that are made room for at a time."""
 
 CHUNK = 65_536
@@ -58,10 +58,10 @@ class Basis:
     def times(self, C: Tensor) -> Tensor:
         """V C (p, j) for the first columns of V, as many as C has rows."""
         C = C.to(self.operator.device, self.operator.dtype)
-        total = torch.zeros(self.operator.size, C.shape[1], dtype=C.dtype, device=C.device)
+        total = torch.zeros(C.shape[1], self.operator.size, dtype=C.dtype, device=C.device)
         for part, rows in zip(self._parts, C.split(WIDTH), strict=False):
-            total.addmm_(part[:, : len(rows)], rows)
-        return total
+            total.addmm_(rows.T, part.T[: len(rows)])  # by rows: columns lie apart in memory
+        return total.T
 
     def subtract(self, c: Tensor, x: Tensor) -> None:
         """x - V c in the place of x (p,), for the first columns of V, as many as c has entries."""
@@ -82,5 +82,5 @@ class Basis:
 
     @property
     def _parts(self) -> list[Tensor]:
-        """Each block's columns, (p, 8) and a shorter one at the end."""
+        """Each block's columns, (p, 4) and a shorter one at the end."""
         return [block[: min(WIDTH, self.num - i * WIDTH)].T for i, block in enumerate(self._blocks)]

@@ -85,11 +85,16 @@ def solved(
     _check(space, goal, start, max_products, max_basis)
     if start is None:
         return space, from_cold(space, goal, seeded(seed))
-    start = start.to(operator.device, operator.dtype)
-    doubles = start.double()  # what one process finds not finite all must, so an inner product is asked
-    is_finite = operator.inner(doubles, doubles).diagonal().isfinite()
     num_read = sum(wanted + MAX_SPARE for wanted in goal.wanted if wanted)
-    return space, from_warm(space, goal, seeded(seed), start[:, is_finite][:, :num_read])
+    return space, from_warm(space, goal, seeded(seed), _finite(operator, start)[:, :num_read])
+
+
+def _finite(operator: SymmetricOperator, start: Tensor) -> Tensor:
+    """The columns without NaN or infinity; what one process finds all must, so inner products are asked."""
+    start = start.to(operator.device, operator.dtype)
+    columns = [column[:, None].double() for column in start.unbind(1)]
+    kept = [i for i, x in enumerate(columns) if bool(operator.inner(x, x).isfinite().all())]
+    return start if len(kept) == start.shape[1] else start[:, kept]
 
 
 def missing(space: RitzSpace, *shape: int) -> Tensor:

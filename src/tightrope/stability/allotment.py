@@ -12,8 +12,11 @@ from tightrope.errors import ConfigError
 
 NUM_OTHERS = 14
 """Vectors (p,) beside graph and basis: weights, gradient, preconditioner, scaling, warm start, and a product's own."""
-MOST_COLUMNS = 32
-"""Of the basis; with so many it is hardly ever restarted."""
+FEWEST_COLUMNS, MOST_COLUMNS = 11, 32
+"""Of the basis. The check of a first use, in float64, takes what the fewest take; with the most it is hardly ever
+restarted."""
+PEAK = 2.2
+"""What a backward pass through a graph holds at most, in what the graph holds."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Allotment:
     """What each part of a measurement may hold.
 
     Attributes:
-        graph: Bytes for the graph of the gradient.
+        graph: Bytes that the graph of the gradient may hold; a pass through it takes as much again.
         columns: Columns of the basis, each with its product.
     """
 
@@ -30,7 +33,7 @@ class Allotment:
 
 
 def allotted(max_bytes: float, p: int, itemsize: int, k: int = 1) -> Allotment:
-    """Half of what the unavoidable vectors leave is for the basis, as far as it is of use, the rest for the graph.
+    """Half of it is for vectors, as far as they are of use, the rest for the graph and a pass through it.
 
     Args:
         max_bytes: For everything.
@@ -40,10 +43,9 @@ def allotted(max_bytes: float, p: int, itemsize: int, k: int = 1) -> Allotment:
     Raises:
         ConfigError: the vectors alone take more.
     """
-    column, fewest = p * itemsize, 3 * (k + 1)
-    left = max_bytes - NUM_OTHERS * column
-    columns = min(MOST_COLUMNS, max(fewest, math.floor(left / 2 / (2 * column))))
-    graph = left - 2 * columns * column
+    column, fewest = p * itemsize, max(FEWEST_COLUMNS, 3 * (k + 1))
+    columns = min(MOST_COLUMNS, max(fewest, math.floor((max_bytes / 2 / column - NUM_OTHERS) / 2)))
+    graph = (max_bytes - (NUM_OTHERS + 2 * columns) * column) / PEAK
     if graph <= 0:
         num = NUM_OTHERS + 2 * fewest
         raise ConfigError(
