@@ -230,6 +230,67 @@ def test_an_approach_by_a_decaying_second_moment_is_told_from_one_by_curvature()
     assert cause["factors"]["curvature"] == pytest.approx(1)
 
 
+def test_a_step_that_was_clipped_is_measured_as_clipped():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watcher = watch(model, optimizer, cross_entropy, every=1, clip_norm=1e-3, run_dir="run")
+    for batch in batches(3):
+        optimizer.zero_grad()
+        cross_entropy(model, batch).backward()
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3))
+        optimizer.step()
+        watcher.step(batch)
+    watcher.close()
+    reading = events("run", "measurement")[-1]
+    assert f"clipping held at its factor {1e-3 / norm:.3g}" in reading["condition"]
+    assert reading["ratio"] == pytest.approx(reading["sharpness"] * 0.05 * 1e-3 / norm, rel=0.02)
+
+
+def test_in_minibatch_training_dead_units_are_kept_out_of_the_headline_and_shown_apart():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    with torch.no_grad():
+        model[0].bias[:4] = -100.0  # four units that never fire: no gradient, and so no second moment
+    data = next(batches(1, size=256))
+    with torch.no_grad():
+        data[0][0] *= 400.0  # but for one example of the probe set
+    trained(60, model=model, probe=data, every=20)
+    reading = events("run", "measurement")[-1]
+    assert reading["is_minibatch"]
+    assert reading["num_dormant"] >= 4 * 6
+    assert reading["plain_ratio"] > 10 * reading["ratio"]
+    assert "dormant coordinates held at 0.1 of the median of P" in reading["condition"]
+    assert "Full-batch margin; it understates the danger at small batch." in reading["words"]
+
+
+def test_a_margin_for_small_batches_comes_with_its_interval():
+    trained(4000, budget=0.6, probe=next(batches(1, size=64)))
+    margins = [reading for reading in events("run", "measurement") if "minibatch_margin" in reading]
+    assert margins
+    low, high = margins[-1]["minibatch_margin_interval"]
+    assert low <= margins[-1]["minibatch_margin"] <= high
+    assert margins[-1]["num_batches"] == 8
+
+
+def test_nothing_grows_with_the_number_of_steps():
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    watcher = watch(model, optimizer, cross_entropy, probe=64, budget=0.1, run_dir="run")
+    counts, batch = [], next(batches(1))
+    for step in range(6000):
+        if step % 5 == 0:
+            optimizer.zero_grad()
+            loss = cross_entropy(model, batch)
+            loss.backward()
+        optimizer.step()
+        watcher.step(batch, loss)
+        if step in (2000, 5999):
+            gc.collect()
+            counts.append(sum(type(thing) is torch.Tensor for thing in gc.get_objects()))
+    watcher.close()
+    assert counts[1] <= counts[0] + 40
+
+
 def test_closing_takes_every_hook_away_and_lets_go_of_the_model():
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

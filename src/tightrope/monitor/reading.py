@@ -56,7 +56,6 @@ class Reading:
         verdict: What it supports.
         plain_ratio: Without the floor; the headline's where nothing is dormant.
         num_dormant: Coordinates held at the floor.
-        along: The curvature the step itself met, or None.
         lr: Learning rate that made the step.
         next_lr: That the optimizer holds now.
         next_ratio: The ratio with that.
@@ -72,7 +71,6 @@ class Reading:
     verdict: Verdict
     plain_ratio: float
     num_dormant: int
-    along: StepCurvature | None
     lr: float
     next_lr: float
     next_ratio: float
@@ -84,15 +82,13 @@ class Reading:
 
     def to_dict(self) -> dict[str, Any]:
         """Columns of a `measurement` event."""
-        along, margin = self.along, self.margin
+        margin = self.margin
         return {
             **self.measurement.to_dict(),
             "verdict": self.verdict.name,
             "words": self.verdict.words,
             "plain_ratio": self.plain_ratio,
             "num_dormant": self.num_dormant,
-            "ratio_along_step": along.ratio if along else float("nan"),
-            "directional_smoothness": along.smoothness if along else float("nan"),
             "lr": self.lr,
             "next_lr": self.next_lr,
             "next_ratio": self.next_ratio,
@@ -171,7 +167,6 @@ class Reader:
             verdict=_minibatch_words(said) if is_minibatch else said,
             plain_ratio=plain_ratio,
             num_dormant=num_dormant,
-            along=None,
             lr=captured.frozen.groups[0].lr if captured.frozen.groups else float("nan"),
             next_lr=lr_now[0],
             next_ratio=_at_rates(m.ratio, frozen, lr_now),
