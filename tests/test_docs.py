@@ -19,7 +19,7 @@ from tightrope.training import PRESETS
 ROOT = Path(__file__).parent.parent
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 README = (ROOT / "README.md").read_text()
-ROOMS = ("optim", "curvature", "doctor", "problems", "stability", "store", "theory", "training", "views")
+ROOMS = ("optim", "curvature", "doctor", "monitor", "problems", "stability", "store", "theory", "training", "views")
 
 
 def section(heading):
@@ -72,7 +72,7 @@ def test_every_public_name_has_a_docstring():
 def test_the_code_in_the_readme_runs_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     printed, names = io.StringIO(), {}
     with contextlib.redirect_stdout(printed):
         for block in blocks:

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "watch": "monitor",
     "measure": "stability",
     "freeze": "optim",
     "Measurement": "stability",
@@ -28,6 +29,7 @@ _ROOMS = (
     "stability",
     "doctor",
     "training",
+    "monitor",
     "errors",
 )
 

@@ -2,6 +2,7 @@
 
 from .blocks import Block, block_eigenvalues, group_blocks, layer_blocks
 from .bounds import krylov_error, probabilistic_upper
+from .change import gradient_norm, loss_change
 from .composition import Projected, Shifted, Squared, Sum, to_scipy
 from .conditioning import ConditionNumber, condition_number
 from .differences import FiniteDifference
@@ -14,7 +15,7 @@ from .layers import LayerShare, layer_shares, participation
 from .loss_curvature import LossCurvature, LossFn, SelfCheck
 from .observation import observing
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
-from .pieces import MicroBatches
+from .pieces import MicroBatches, num_examples, rows, tensors
 from .products import Hessian
 from .rebuilt import RebuiltHessian
 from .results import BottomResult, EigenResult, Extremes
@@ -38,6 +39,9 @@ __all__ = [
     "LossFn",
     "LossCurvature",
     "MicroBatches",
+    "num_examples",
+    "rows",
+    "tensors",
     "Hessian",
     "RebuiltHessian",
     "FiniteDifference",
@@ -47,6 +51,8 @@ __all__ = [
     "hessian",
     "self_check",
     "SelfCheck",
+    "loss_change",
+    "gradient_norm",
     "observing",
     "EigenResult",
     "top_eigenvalues",

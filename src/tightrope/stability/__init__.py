@@ -1,11 +1,15 @@
 """How far an optimizer is from its edge: recurrence, measurement, and the verdict in words."""
 
 from .allotment import MOST_COLUMNS, Allotment, allotted
+from .attribution import Attribution, Landmark, attribution, landmark
 from .block import restricted
+from .dormant import FLOOR, floored
 from .measurement import Measurement
+from .minibatch import BatchLook, BatchMargin, batch_look, batch_margin, shared_transfer
 from .operator import ratio_operator
 from .probe import REASONS, Probe, measure
 from .recurrence import asymptotic_growth_factor, growth_at_ratio, periodic_growth, recurrence
+from .step_curvature import StepCurvature, step_curvature
 from .verdict import EDGE_BAND, NUM_EARLY_STEPS, RunVerdict, Verdict, run_verdict, verdict
 
 __all__ = [
@@ -22,6 +26,19 @@ __all__ = [
     "Probe",
     "REASONS",
     "measure",
+    "floored",
+    "FLOOR",
+    "StepCurvature",
+    "step_curvature",
+    "Landmark",
+    "landmark",
+    "Attribution",
+    "attribution",
+    "BatchLook",
+    "batch_look",
+    "BatchMargin",
+    "batch_margin",
+    "shared_transfer",
     "EDGE_BAND",
     "NUM_EARLY_STEPS",
     "Verdict",

@@ -30,7 +30,7 @@ from tightrope.parameters import weights_at
 
 from .allotment import allotted
 from .measurement import Measurement
-from .operator import ratio_operator
+from .operator import ratio_operator, transformed
 from .recurrence import growth_at_ratio
 from .verdict import band
 
@@ -63,6 +63,9 @@ class Probe:
         has_sharpness: Measure the raw sharpness as well.
         audit_every: 0 for no audits.
         audit_rtol: Tightness of an audit's probabilistic upper bound.
+    Attributes:
+        gradient: (p,) of the loss where it was last measured.
+        along: x'T(H)x for the direction x asked for in the last measurement; None if none was.
     """
 
     def __init__(
@@ -86,19 +89,29 @@ class Probe:
         self.max_bytes, self.has_sharpness = max_bytes, has_sharpness
         self.audit_every, self.audit_rtol = audit_every, audit_rtol
         self.num_measurements = 0
+        self.gradient: Tensor | None = None
+        self.along: float | None = None
         self._columns: int | None = None
         self._check: SelfCheck | None = None
         self._warm_ratio: Tensor | None = None
         self._warm_sharpness: Tensor | None = None
         self._audited_ratio: float | None = None
 
-    def measure(self, optimizer: torch.optim.Optimizer | Frozen, batch: Any, *, w: Tensor | None = None) -> Measurement:
+    def measure(
+        self,
+        optimizer: torch.optim.Optimizer | Frozen,
+        batch: Any,
+        *,
+        w: Tensor | None = None,
+        along: Tensor | None = None,
+    ) -> Measurement:
         """Measure the loss on `batch` against the optimizer's frozen method.
 
         Args:
             optimizer: The optimizer after a step, or what `freeze` made of it.
             batch: What loss_fn takes.
             w: (p,) weights at which to take the Hessian, such as those before the step; default as they are.
+            along: (p,) a direction x in weight space whose curvature is taken as well, for one product more.
         Raises:
             ShapeError: the loss is not a scalar or depends on nothing, or parameters do not match.
             ConfigError: max_bytes is too little: for the vectors alone, or for a graph whose batch cannot be cut.
@@ -122,8 +135,9 @@ class Probe:
                 max_bytes=graph_bytes,
                 known=self._check,
             )
-            self._check = H.check
+            self._check, self.gradient = H.check, H.gradient
             is_finite = math.isfinite(H.loss) and bool(H.gradient.isfinite().all())
+            self.along = _curvature_along(along, H, frozen) if is_finite and along is not None else None
             measurement = self._measured(frozen, H, began) if is_finite else _not_finite(H, began)
         self.num_measurements += 1
         return measurement
@@ -286,6 +300,11 @@ def measure(
     """
     probe = Probe(model, loss_fn, k=k, rtol=rtol, max_products=max_products, seed=seed, audit_every=1)
     return probe.measure(optimizer, batch)
+
+
+def _curvature_along(x: Tensor, H: LossCurvature, frozen: Frozen) -> float:
+    x = x.to(H.device, H.dtype)
+    return float(x @ (transformed(H, frozen).apply(x) + frozen.shift * x))
 
 
 def _not_finite(H: LossCurvature, began: float) -> Measurement:

@@ -1,6 +1,7 @@
 """The run directory: its schema, its one writer, its tolerant reader."""
 
-from .durable import replace_file
+from .durable import claim, replace_file
+from .provenance import environment, versions
 from .reader import RunRecord, find_runs, read_events, read_run
 from .schema import ARRAYS, CHECKPOINT, CONFIG, DISCARDED, EVENTS, FORMAT, MEASUREMENT, STEP, TYPES, Column
 from .writer import RunWriter
@@ -18,6 +19,9 @@ __all__ = [
     "TYPES",
     "RunWriter",
     "replace_file",
+    "claim",
+    "environment",
+    "versions",
     "RunRecord",
     "read_run",
     "read_events",

@@ -1,10 +1,12 @@
-"""Files that are either whole or not there, whenever the process or the machine stops."""
+"""Files that are either whole or not there, whenever the process or the machine stops, and folders for one owner."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
+
+from tightrope.errors import StoreError
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -30,6 +32,24 @@ def replace_file(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def claim(folder: Path, name: str) -> Path:
+    """Make the first of folder/name, folder/name-2, folder/name-3, ... that does not exist, for nobody else to take."""
+    number = 1
+    while True:
+        path = folder / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not path.exists():  # it is the folder that cannot be one
+                raise StoreError(f"run directory: {folder} must be a folder; it is a file. Choose an --out.") from None
+            number += 1
+        except OSError as error:
+            raise StoreError(
+                f"run directory: {path} must be writable; {error.strerror or error}. Choose another --out."
+            ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -61,5 +61,6 @@ MEASUREMENT = (
 """Numeric columns of a `measurement` event; it also holds status, reason, upper_kind, confidence, is_audit,
 route, check, condition, ratios, verdict and words."""
 
-TYPES = ("start", "resumed", "step", "measurement", "average", "test", "verdict", "end")
-"""Event types; a run writes them in this order, and `resumed` each time it was taken up again."""
+TYPES = ("start", "resumed", "step", "measurement", "glance", "not_finite", "average", "test", "verdict", "end")
+"""Event types; a run writes them in this order, and `resumed` each time it was taken up again. `glance` (the curvature
+along one step) and `not_finite` (the first number of its kind) are those of watched runs."""

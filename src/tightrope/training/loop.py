@@ -13,11 +13,11 @@ import torch
 
 from tightrope.errors import ConfigError, StoreError
 from tightrope.problems import Problem
-from tightrope.store import CONFIG, RunRecord, RunWriter, read_run
+from tightrope.store import CONFIG, RunRecord, RunWriter, claim, environment, read_run, versions
 
 from .checkpoint import State, load, save
 from .config import RunConfig, to_mapping
-from .provenance import describe, environment, versions
+from .provenance import describe
 from .session import Progress, Session
 from .settings import from_mapping
 
@@ -46,7 +46,7 @@ def run(
     config = from_mapping(to_mapping(config))
     problem = _build(config)
     default = f"{config.problem.__struct_config__.tag}-{config.method.__struct_config__.tag}"
-    path = _claim(Path("runs"), name or default) if out is None else Path(out)
+    path = claim(Path("runs"), name or default) if out is None else Path(out)
     with RunWriter.new(path, config.to_toml()) as writer:
         _train(config, problem, writer, None, observe)
     return read_run(path)
@@ -69,6 +69,10 @@ def resume(path: str | Path, *, observe: Observer | None = None, is_strict: bool
     path = Path(path)
     with RunWriter.reopen(path) as writer:
         former = read_run(path)
+        if "watch" in former.config:
+            raise StoreError(
+                f"resume: {path} must be a run of tightrope's own; it is a loop that was watched. Run that loop again."
+            )
         if former.outcome not in ("unfinished", "interrupted"):
             return former
         config, state = _configured(path), load(path)
@@ -79,24 +83,6 @@ def resume(path: str | Path, *, observe: Observer | None = None, is_strict: bool
             raise StoreError(f"resume: {path} must have a checkpoint; there is none. {_anew(path)}")
         _train(config, problem, writer, state, observe)
     return read_run(path)
-
-
-def _claim(folder: Path, name: str) -> Path:
-    """Make the first of folder/name, folder/name-2, folder/name-3, ... that does not exist, for nobody else to take."""
-    number = 1
-    while True:
-        path = folder / (name if number == 1 else f"{name}-{number}")
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            if not path.exists():  # it is the folder that cannot be one
-                raise StoreError(f"run directory: {folder} must be a folder; it is a file. Choose an --out.") from None
-            number += 1
-        except OSError as error:
-            raise StoreError(
-                f"run directory: {path} must be writable; {error.strerror or error}. Choose another --out."
-            ) from error
 
 
 def _build(config: RunConfig) -> Problem:

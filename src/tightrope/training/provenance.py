@@ -1,19 +1,14 @@
-"""What a run was made with: versions, machine, sizes and the state of the code, stored in its events."""
+"""What a run was made with: its method, sizes and data, stored in its first event."""
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import time
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
-import torch
 
 from tightrope.optim import TRAITS, Constant, Momentum
 from tightrope.problems import Problem
-from tightrope.store import FORMAT
+from tightrope.store import FORMAT, environment
 
 from .config import RunConfig
 
@@ -50,34 +45,3 @@ def _traits(config: RunConfig) -> dict[str, str]:
     traits = TRAITS["sam" if is_uphill else str(config.method.__struct_config__.tag)]
     plain: dict[str, str] = msgspec.to_builtins(traits)
     return plain
-
-
-def environment() -> dict[str, Any]:
-    """When and with what code a run goes on; columns of `start` and `resumed` events."""
-    return {
-        "time": time.time(),
-        "versions": versions(),
-        "num_threads": torch.get_num_threads(),
-        "git": git_state(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
-    return {"tightrope": version("tightrope"), "torch": torch.__version__, "python": platform.python_version()}
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit of the working directory and whether files in it differ from that; None outside a repository."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return {"commit": commit, "has_changes": bool(_git("status", "--porcelain", "--untracked-files=no"))}
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

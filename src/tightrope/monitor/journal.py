@@ -1,0 +1,152 @@
+"""What a watched run leaves behind: events in its run directory, lines for a person, numbers for sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from torch.optim import Optimizer
+
+from tightrope.optim import Frozen, freeze
+from tightrope.stability import RunVerdict, StepCurvature
+from tightrope.store import FORMAT, RunWriter, claim, environment
+
+from .budget import Budget
+from .probe_set import ProbeSet
+from .reading import Reading
+from .schedule import Schedule
+from .sinks import Sink, checked
+from .step_log import NotFinite
+
+QUIET = ("too early to say", "undecided")
+"""Verdicts that are stored and not said."""
+
+
+class Journal:
+    """Stores, says and hands on."""
+
+    def __init__(self, writer: RunWriter, sinks: list[Sink], say: Callable[[str], None]) -> None:
+        self.writer, self.sinks, self.say = writer, sinks, say
+        self.path = writer.path
+        self._last_verdict = ""
+
+    @classmethod
+    def begun(
+        cls,
+        optimizer: Optimizer,
+        run_dir: str | Path | None,
+        sinks: Sequence[Sink],
+        say: Callable[[str], None],
+        settings: dict[str, Any],
+    ) -> Journal:
+        """A new run directory with its first event; `settings` are stored as its configuration.
+
+        Raises:
+            ConfigError: a sink is none.
+            StoreError: the directory cannot be made.
+        """
+        name = f"watch-{type(optimizer).__name__.lower()}"
+        resolved = checked(sinks)
+        path = claim(Path("runs"), name) if run_dir is None else Path(run_dir)
+        watched = {key: value for key, value in settings.items() if value is not None}
+        params = [w for group in optimizer.param_groups for w in group["params"] if w.requires_grad]
+        journal = cls(RunWriter.new(path, tomli_w.dumps({"watch": watched})), resolved, say)
+        journal.writer.write(
+            "start",
+            format=FORMAT,
+            **environment(),
+            device=str(params[0].device),
+            num_parameters=sum(w.numel() for w in params),
+            method=type(optimizer).__name__,
+        )
+        return journal
+
+    def introduce(
+        self, optimizer: Optimizer, schedule: Schedule, step: int, route: str, data: ProbeSet, *, is_kept: bool
+    ) -> None:
+        """The first line: optimizer, edge, route, budget, cadence, data and run directory."""
+        frozen, used = freeze(optimizer), max(1, round(schedule.share * data.size))
+        if schedule.every is not None:
+            cadence = f"a reading every {schedule.every} steps"
+        else:
+            first, then = schedule.forecast(step)
+            cadence = (
+                f"at most {schedule.limit:.3g} of the process time, so a reading at about step {first:,}, then "
+                f"about every {then:,} steps"
+            )
+        kept = f"({size_words(data.num_bytes)} kept)" if is_kept else "of each reading's own batch"
+        self.say(
+            f"{type(optimizer).__name__}, {_edge(frozen)}; {route}; {cadence}; on {used:,} of {data.size:,} "
+            f"examples {kept}; -> {self.path}"
+        )
+
+    def step(self, **columns: Any) -> None:
+        """One step of the loop."""
+        self.writer.write("step", **columns)
+
+    def glance(self, step: int, along: StepCurvature) -> None:
+        """What a step said of the curvature along it."""
+        self.writer.write(
+            "glance", step=step, ratio_along_step=along.ratio, directional_smoothness=along.smoothness, loss=along.loss
+        )
+
+    def reading(self, reading: Reading, share: float) -> None:
+        """A reading; what has changed since the last is said as well."""
+        self.writer.write("measurement", step=reading.step, probe_share=share, **reading.to_dict())
+        name, words = reading.verdict.name, reading.verdict.words
+        is_news = name not in (*QUIET, self._last_verdict)
+        if is_news:
+            self.say(f"step {reading.step:,}: {name}. {words}")
+            self._last_verdict = name
+        if reading.cause is not None:
+            self.say(f"step {reading.step:,}: {reading.cause.words}")
+        for sink in self.sinks:
+            sink.log(reading.step, reading.numbers())
+            if is_news and name == "unstable":
+                sink.alert(reading.step, "beyond the edge of stability", words)
+
+    def not_finite(self, found: NotFinite) -> None:
+        """The first number of its kind that is not finite."""
+        self.say(found.words)
+        self.writer.write("not_finite", **found.to_dict())
+        for sink in self.sinks:
+            sink.alert(found.step, f"{found.what} not finite", found.words)
+
+    def end(self, verdict: RunVerdict, step: int, budget: Budget, *, num_skipped: int) -> None:
+        """How the run ended."""
+        self.writer.write("verdict", **verdict.to_dict())
+        self.writer.write(
+            "end",
+            step=step,
+            outcome="closed",
+            seconds=budget.total,
+            measuring_seconds=budget.inside,
+            num_skipped=num_skipped,
+        )
+        self.writer.close()
+        for sink in self.sinks:
+            sink.close()
+
+
+def _edge(frozen: Frozen) -> str:
+    threshold = frozen.shared_threshold
+    if threshold is None:
+        return "edge at ratio 1 (its groups have different thresholds)"
+    lr = frozen.groups[0].lr
+    return f"edge at {threshold * lr:.4g}/lr = {threshold:,.6g}" if lr > 0 else "edge at infinity while lr is 0"
+
+
+def size_words(num_bytes: float) -> str:
+    """A number of bytes, in words.
+
+    Example:
+        >>> size_words(3_140_000)
+        '3.14 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} GB"
