@@ -524,3 +524,12 @@ def test_a_watched_run_is_not_one_to_resume():
     trained(3, every=1)
     with pytest.raises(tr.errors.StoreError, match="a loop that was watched"):
         tr.training.resume("run")
+
+
+def test_the_report_of_a_watched_run_tells_what_it_is(tmp_path):
+    trained(30, every=7)
+    tr.views.write_report([read_run("run")], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "a loop that was watched" in page
+    assert "30 steps" in page
+    assert "full batch" not in page

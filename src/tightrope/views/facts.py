@@ -78,7 +78,7 @@ def settings(run: RunRecord) -> list[str]:
         _when(part(config, "problem", "name"), "problem: {}"),
         _amount(start.get("num_parameters"), "parameter"),
         _amount(start.get("num_examples"), "example"),
-        "full batch" if config.get("batch_size") is None else f"batches of {number(config['batch_size'])}",
+        _batches(config),
         _steps(run),
         _when(config.get("dtype"), "{}"),
         _when(config.get("seed"), "seed {}"),
@@ -123,8 +123,17 @@ def _rates(lr: np.ndarray | None) -> str:
     return f"learning rate {number(low)}" + ("" if low == high else f" to {number(high)}")
 
 
+def _batches(config: dict[str, Any]) -> str:
+    if "watch" in config:
+        return "a loop that was watched"
+    return "full batch" if config.get("batch_size") is None else f"batches of {number(config['batch_size'])}"
+
+
 def _steps(run: RunRecord) -> str:
-    taken, planned = len(run.steps["step"]), as_float(run.config.get("num_steps"))
+    seen = run.steps["step"]
+    # Of a watched loop not every step is stored, but each with its number.
+    taken = len(seen) if "watch" not in run.config else int(max(seen, default=0))
+    planned = as_float(run.config.get("num_steps"))
     is_short = np.isfinite(planned) and taken < planned
     return f"{taken:,} of {int(planned):,} steps" if is_short else plural(taken, "step")
 
