@@ -1,6 +1,7 @@
 """The commands of `tightrope` and what they exit with.
 
-Exit codes: 0 done, 2 bad usage or configuration, 4 diverged, 5 could not measure, 130 interrupted.
+Exit codes: 0 done, 2 bad usage or configuration, 3 a check you asked for failed, 4 diverged, 5 could not measure, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -20,7 +21,7 @@ from .output import print_table, say
 if TYPE_CHECKING:
     from tightrope.store import RunRecord
 
-USAGE, DIVERGED, UNMEASURED, INTERRUPTED = 2, 4, 5, 130
+USAGE, CHECK_FAILED, DIVERGED, UNMEASURED, INTERRUPTED = 2, 3, 4, 5, 130
 RUN_COLUMNS = ("run", "method", "lr", "steps", "loss", "outcome", "verdict", "ratio")
 
 app = App(
@@ -175,6 +176,30 @@ def compare(*paths: Path, as_json: Annotated[bool, Parameter(name="--json", nega
         print_table(SHOWN, rows)
         for line in unreadable:
             say(line)
+
+
+@app.command
+def explain(
+    path: Path,
+    /,
+    *,
+    at: int | None = None,
+    fail_on: Literal["growth"] | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Say where a run stands and how it came there, while it goes on or afterwards.
+
+    Args:
+        path: A run directory, of the lab or of a loop that was watched.
+        at: A step; the last one stored where it is left out.
+        fail_on: growth: exit with 3 if the last measurement up to there lies beyond the edge.
+        as_json: Print one JSON object.
+    """
+    from tightrope.views import explanation
+
+    found = explanation(path, at)
+    say(json.dumps(found.to_dict(), indent=1) if as_json else "\n".join(found.lines))
+    return CHECK_FAILED if fail_on and found.measurement.get("verdict") == "unstable" else 0
 
 
 @app.command

@@ -1,0 +1,125 @@
+"""Where a run stands and how it came there, in plain text, from what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tightrope.errors import ConfigError
+from tightrope.store import read_events
+
+from .facts import as_float, number, plural, plus_minus
+
+MOST_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A run at one step.
+
+    Attributes:
+        run: Its directory.
+        step: The last one stored, or that asked for.
+        measurement: The last measurement up to there, as stored; empty where there is none.
+        cause: Of the last approach to the edge up to there, as stored; None without one.
+        not_finite: What was seen not to be finite up to there, as stored.
+        lines: All of it in words.
+    """
+
+    run: str
+    step: int
+    measurement: dict[str, Any]
+    cause: dict[str, Any] | None
+    not_finite: tuple[dict[str, Any], ...]
+    lines: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes, for JSON."""
+        return {
+            "run": self.run,
+            "step": self.step,
+            "measurement": self.measurement,
+            "cause": self.cause,
+            "not_finite": list(self.not_finite),
+            "lines": list(self.lines),
+        }
+
+
+def explanation(path: str | Path, at: int | None = None) -> Explanation:
+    """What is known of a run, lab or watched, running or over, at a step.
+
+    Args:
+        path: The run directory.
+        at: A step; default the last one stored.
+    Raises:
+        ConfigError: the run has not come to that step, or it is below 1.
+        StoreError: as `read_run`.
+    """
+    events = read_events(path)
+    steps = [int(as_float(event.get("step"))) for event in events if event["type"] in ("step", "measurement")]
+    last = max(steps, default=0)
+    if at is not None and not 1 <= at <= last:
+        raise ConfigError(f"explain: the step must be one the run has taken, 1 to {last:,}; got {at:,}.")
+    step = last if at is None else at
+    seen = [event for event in events if as_float(event.get("step", 0)) <= step]
+    readings = [event for event in seen if event["type"] == "measurement"]
+    causes = [event["cause"] for event in readings if event.get("cause")]
+    bad = tuple(event for event in seen if event["type"] == "not_finite")
+    start = next((event for event in events if event["type"] == "start"), {})
+    lines = tuple(_lines(path, step, start, readings, causes, bad))
+    return Explanation(str(path), step, readings[-1] if readings else {}, causes[-1] if causes else None, bad, lines)
+
+
+def _lines(
+    path: str | Path,
+    step: int,
+    start: dict[str, Any],
+    readings: list[dict[str, Any]],
+    causes: list[dict[str, Any]],
+    bad: tuple[dict[str, Any], ...],
+) -> Iterator[str]:
+    size = plural(int(as_float(start.get("num_parameters", 0))), "parameter")
+    yield f"{path}: {start.get('method', 'a run')}, {size}, at step {step:,}."
+    yield from (str(event.get("words", "")) for event in bad)
+    if not readings:
+        yield "No measurement up to there."
+        return
+    last = readings[-1]
+    yield f"Measured at step {int(last['step']):,}: {last.get('verdict', 'undecided')}. {last.get('words', '')}".strip()
+    yield from _details(last)
+    if causes:
+        yield f"How it came to its edge: {causes[-1]['words']}"
+    highest = max(readings, key=lambda event: _ordered(event.get("ratio")))
+    if len(readings) > 1 and _ordered(highest.get("ratio")) > float("-inf"):
+        ratio = plus_minus(highest["ratio"], highest.get("residual"))
+        yield f"The highest of {plural(len(readings), 'measurement')}: {ratio}, at step {int(highest['step']):,}."
+
+
+def _details(reading: dict[str, Any]) -> Iterator[str]:
+    """What stands beside the ratio, as far as it was stored."""
+    sharpness = plus_minus(reading.get("sharpness"), reading.get("sharpness_residual"))
+    yield (
+        f"Sharpness {sharpness}, threshold {number(reading.get('threshold'))}, held by about "
+        f"{number(reading.get('participation'))} coordinates; {reading.get('route', '')}, "
+        f"{plural(int(as_float(reading.get('num_products', 0))), 'product')}."
+    )
+    layers = [f"{layer['name']} {layer['share']:.0%}" for layer in reading.get("layers") or ()][:MOST_LAYERS]
+    if layers:
+        yield f"The sharpest direction lies in {', '.join(layers)}."
+    if reading.get("num_dormant"):
+        dormant = plural(int(reading["num_dormant"]), "dormant coordinate")
+        yield f"Without a floor under {dormant} the ratio is {number(reading.get('plain_ratio'))}."
+    if reading.get("next_lr") not in (None, reading.get("lr")):
+        rate, ratio = number(reading["next_lr"]), number(reading.get("next_ratio"))
+        yield f"The step's learning rate was {number(reading.get('lr'))}; with the next, {rate}, the ratio is {ratio}."
+    if "minibatch_margin" in reading:
+        low, high = (number(end) for end in reading["minibatch_margin_interval"])
+        margin = number(reading["minibatch_margin"])
+        yield f"Margin for small batches (experimental): {margin}, between {low} and {high} with 95 % confidence."
+
+
+def _ordered(value: Any) -> float:
+    found = as_float(value)
+    return found if found == found else float("-inf")
