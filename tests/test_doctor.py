@@ -272,8 +272,52 @@ def test_a_basis_with_little_room_is_cut_and_said_so():
     found = examine(*parts(), max_bytes=2 * (14 + 2 * 12) * 195 * 4)
     assert found.max_basis == 12
     assert "room for 12 vectors only" in found.words
-    assert f"give the probe max_bytes={found.max_bytes:.3g}" in found.words
-    assert found.basis_bytes + found.graph_bytes <= found.max_bytes
+    assert f"Within max_bytes={found.max_bytes:.3g} " in found.words
+    assert "more memory tightens it" in found.words
+    assert found.vector_bytes == (14 + 2 * 12) * 195 * 4
+    assert found.vector_bytes + found.graph_bytes <= found.max_bytes
+
+
+def test_a_run_that_diverges_within_the_steps_taken_is_said_to():
+    found = examine(*parts(torch.optim.SGD, lr=1e8))
+    assert found.is_measurable  # what it costs is known
+    assert found.last_loss > 100 * found.loss
+    assert (
+        f" But training diverges: 15 steps took the loss from {found.loss:.3g} to {found.last_loss:.3g}." in found.words
+    )
+    assert "diverges" not in examine(*parts(torch.optim.SGD, lr=1e-1)).words
+
+
+@pytest.mark.parametrize(("num_finite", "num_steps"), [(2, 5), (7, 10)])
+@pytest.mark.parametrize(
+    ("value", "words"), [(float("inf"), "the weights are not finite"), (1e30, "there is no ratio: the loss")]
+)
+def test_a_run_that_leaves_all_numbers_is_refused_with_what_is_known(num_finite, num_steps, value, words):
+    class Diverging(torch.optim.SGD):
+        """Sets a weight that the loss passes by, or one whose square overflows."""
+
+        num_steps = 0
+
+        def step(self, closure=None):
+            loss = super().step(closure)
+            self.num_steps += 1
+            if self.num_steps > num_finite:
+                for w in self.param_groups[0]["params"]:
+                    w.data.fill_(value)
+            return loss
+
+    class Clamped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return x @ torch.cat([self.w, self.w[:1]]) if self.w[0] < 1e20 else x @ self.w[:1].expand(4)
+
+    model = Clamped()
+    found = examine(model, Diverging(model.parameters(), lr=1e-3), lambda m, x: m(x).square().mean(), torch.eye(4))
+    assert not found.is_measurable
+    assert words in found.words
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.5, float("nan")])

@@ -12,7 +12,7 @@ from .gauss_newton import Criterion, GaussNewton
 from .lanczos import top_eigenvalues
 from .layers import LayerShare, layer_shares, participation
 from .loss_curvature import LossCurvature, LossFn, SelfCheck
-from .observation import observing
+from .observation import is_compiled, observing
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
 from .pieces import MicroBatches
 from .products import Hessian
@@ -48,6 +48,7 @@ __all__ = [
     "self_check",
     "SelfCheck",
     "observing",
+    "is_compiled",
     "EigenResult",
     "top_eigenvalues",
     "BottomResult",

@@ -1,6 +1,6 @@
 """How far an optimizer is from its edge: recurrence, measurement, and the verdict in words."""
 
-from .allotment import MOST_COLUMNS, Allotment, allotted
+from .allotment import MOST_COLUMNS, NUM_OTHERS, Allotment, allotted
 from .block import restricted
 from .measurement import Measurement
 from .operator import ratio_operator
@@ -18,6 +18,7 @@ __all__ = [
     "Allotment",
     "allotted",
     "MOST_COLUMNS",
+    "NUM_OTHERS",
     "restricted",
     "Probe",
     "REASONS",
