@@ -143,7 +143,7 @@ def _memory(e: Examination) -> str:
     if not math.isnan(e.step_bytes):
         parts.append(f"a training step holds {size_words(e.step_bytes)}")
     if not math.isnan(e.graph_bytes):
-        vectors = "" if math.isnan(e.vector_bytes) else f" and at most {size_words(e.vector_bytes)} of vectors"
+        vectors = "" if math.isnan(e.vector_bytes) else f" and up to about {size_words(e.vector_bytes)} of vectors"
         parts.append(f"a measurement {size_words(e.graph_bytes)} of graph{vectors} on top of the weights")
         parts.append(f"its first use {size_words(e.check_bytes)} for the check")
     return "; ".join(parts)

@@ -64,7 +64,7 @@ class Examination:
         step_bytes: Weights, gradients, optimizer state and what a training step saves for its backward pass.
         graph_bytes: What the graph of a product holds at most.
         check_bytes: What the first use of the model holds at most, in its float64 check; given back after it.
-        vector_bytes: The eigensolver's basis and every other vector that a measurement holds, at most.
+        vector_bytes: The eigensolver's basis and every other vector that a measurement holds, up to about.
         max_bytes: Memory a measurement was allowed.
         max_basis: Vectors, with their products, that the eigensolver has room for.
         cadence: Budgets, shares of the whole time, and every how many steps each affords, audits included.
