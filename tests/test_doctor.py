@@ -272,8 +272,47 @@ def test_a_basis_with_little_room_is_cut_and_said_so():
     found = examine(*parts(), max_bytes=2 * (24 + 2 * 14) * 195 * 4)
     assert found.max_basis == 14
     assert "room for 14 vectors only" in found.words
-    assert f"give the probe max_bytes={found.max_bytes:.3g}" in found.words
-    assert found.basis_bytes + found.graph_bytes <= found.max_bytes
+    assert f"Within max_bytes={found.max_bytes:.3g} " in found.words
+    assert "more memory tightens it" in found.words
+    assert found.vector_bytes == (24 + 2 * 14) * 195 * 4
+    assert found.vector_bytes + found.graph_bytes <= found.max_bytes
+
+
+def test_a_run_that_diverges_within_the_steps_taken_is_said_to():
+    found = examine(*parts(torch.optim.SGD, lr=1e8))
+    assert found.is_measurable  # what it costs is known
+    assert found.last_loss > 100 * found.loss
+    assert (
+        f" But training diverges: 15 steps took the loss from {found.loss:.3g} to {found.last_loss:.3g}." in found.words
+    )
+    assert "diverges" not in examine(*parts(torch.optim.SGD, lr=1e-1)).words
+
+
+@pytest.mark.parametrize(
+    ("lr", "words"),
+    [
+        (1e10, "No: training diverges: after 5 steps the weights are not finite. Lower the learning rate."),
+        (1e5, "No: after 5 steps there is no ratio: the loss"),
+        (300, "No: after 10 steps there is no ratio: the loss"),
+    ],
+)
+def test_a_run_that_leaves_all_numbers_is_refused_with_what_is_known(lr, words):
+    model = nn.Linear(4, 1, bias=False)  # every step multiplies its weights by 1 - lr
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    found = examine(model, optimizer, lambda m, x: m(x).square().sum() / 2, torch.eye(4))
+    assert not found.is_measurable
+    assert found.words.startswith(words)
+    assert found.step_seconds > 0
+    assert (found.cold_seconds > 0) is (lr == 300)
+
+
+def test_one_parameter_is_one():
+    from tightrope.cli.examining import _lines
+
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = examine(model, optimizer, lambda m, x: m(x).square().mean(), torch.ones(2, 1))
+    assert dict(_lines(found))["model"] == "1 parameter; float32 on cpu"
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.5, float("nan")])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,12 +13,17 @@ from tightrope.curvature import (
     Fisher,
     GaussNewton,
     Hessian,
+    MicroBatches,
     RebuiltHessian,
     Scaled,
+    block_eigenvalues,
+    extreme_eigenvalues,
     hessian,
+    spectral_density,
+    to_scipy,
     top_eigenvalues,
 )
-from tightrope.errors import ShapeError
+from tightrope.errors import ConfigError, ShapeError
 
 from .modules import case, classes
 
@@ -220,3 +226,126 @@ def test_a_zero_in_the_scaling_holds_a_coordinate_still_and_a_sign_changes_no_ei
     signs = Scaled(Dense(A), torch.tensor([-1.0, 2.0]))
     plain = Scaled(Dense(A), torch.tensor([1.0, 2.0]))
     torch.testing.assert_close(top_eigenvalues(signs, 2).values, top_eigenvalues(plain, 2).values)
+
+
+@pytest.mark.parametrize("half", [torch.ones(2), torch.eye(2)], ids=["diagonal", "dense"])
+def test_a_shift_is_a_number_or_one_for_each_coordinate(half):
+    with pytest.raises(ShapeError, match=r"Scaled: shift must be a number or \(2,\); got \(3,\)"):
+        Scaled(Dense(torch.eye(2)), half, torch.ones(3))
+    with pytest.raises(ShapeError, match=r"got \(2, 1\)"):  # which would be added to every column
+        Scaled(Dense(torch.eye(2)), half, torch.ones(2, 1))
+    for shift in (1.0, torch.tensor(1.0), torch.ones(2)):
+        assert torch.equal(Scaled(Dense(torch.eye(2)), half, shift) @ torch.ones(2), torch.full((2,), 2.0))
+
+
+# A matrix at hand
+
+MATRICES = {
+    "list": ([[1.0]], r"must be a tensor \(p, p\); got list"),
+    "vector": (torch.ones(2), r"must be a tensor \(p, p\); got \(2,\)"),
+    "whole numbers": (torch.eye(2, dtype=torch.int64), r"real floating-point numbers; got torch.int64. Write A.double"),
+    "complex": (torch.eye(2, dtype=torch.complex128), "real floating-point numbers; got torch.complex128"),
+    "asymmetric": (torch.tensor([[1.0, 5.0], [0.0, 1.0]]), r"must be symmetric; got entries up to 5, and 5 between"),
+    "half its digits": (torch.tensor([[1.0, 1e-7], [0.0, 1.0]], dtype=torch.float64), "must be symmetric"),
+}
+
+
+@pytest.mark.parametrize("kind", MATRICES)
+def test_a_matrix_that_is_not_symmetric_and_real_is_refused(kind):
+    A, message = MATRICES[kind]
+    with pytest.raises(ShapeError, match=message):
+        Dense(A)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_matrix_symmetric_up_to_rounding_is_taken(dtype):
+    x = torch.randn(50, 50, dtype=dtype)
+    Q = torch.linalg.qr(x).Q
+    A = Q @ torch.diag(torch.linspace(-1, 1, 50, dtype=dtype)) @ Q.T
+    assert not torch.equal(A, A.T)
+    assert Dense(A).size == 50
+    Dense(torch.full((2, 2), NAN, dtype=dtype))
+
+
+def test_a_block_of_no_vectors_has_a_product_of_none():
+    for H in (Dense(torch.eye(3)), OF_LOSS["Hessian"](case("MLP", "cross-entropy"))):
+        assert (H @ torch.zeros(H.size, 0)).shape == (H.size, 0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_scipy_may_bring_vectors_that_run_backwards_or_cannot_be_written():
+    A = torch.tensor([[2.0, 1.0], [1.0, 5.0]])
+    v, V = np.array([1.0, 3.0]), np.array([[1.0, 3.0], [2.0, 4.0]])
+    backwards = [v.copy()[::-1], V.copy()[::-1], V.copy()[:, ::-1]]
+    v.flags.writeable = V.flags.writeable = False
+    for x in (v, V, v[::-1], *backwards):
+        np.testing.assert_allclose(to_scipy(Dense(A)) @ x, A.numpy() @ x)
+
+
+# What a solver is asked
+
+KINDS = {
+    "confidence of 2": ({"confidence": 2}, ConfigError, r"confidence must be above 0 and below 1; got 2. Take 0.95"),
+    "confidence of 1": ({"confidence": 1.0}, ConfigError, "confidence must be above 0 and below 1; got 1.0"),
+    "no confidence": ({"confidence": 0}, ConfigError, "got 0. Take"),
+    "NaN": ({"confidence": NAN}, ConfigError, "got nan"),
+    "half an eigenvalue": ({"k": 1.5}, ConfigError, "k must be a whole number, at least 1; got 1.5"),
+    "text": ({"k": "2"}, ConfigError, "k must be a whole number, at least 1; got '2'"),
+    "half a product": ({"max_products": 8.5}, ConfigError, "max_products must be a whole number.*got 8.5"),
+    "half a column": ({"max_basis": 8.5}, ConfigError, "max_basis must be a whole number.*got 8.5"),
+    "rtol in words": ({"rtol": "1e-2"}, ConfigError, "rtol must be a number; got '1e-2'"),
+    "bound in words": ({"bound_rtol": "5%"}, ConfigError, "bound_rtol must be a number; got '5%'"),
+    "a list": ({"start": [1.0, 2.0]}, ShapeError, r"start must be a tensor \(9, j\); got list. Pass a former"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("solve", [top_eigenvalues, extreme_eigenvalues])
+def test_an_argument_of_another_kind_is_refused(solve, kind):
+    wrong, error, message = KINDS[kind]
+    with pytest.raises(error, match=f"{solve.__name__}: .*{message}"):
+        solve(Dense(torch.eye(9)), **wrong)
+
+
+def test_whole_numbers_may_be_of_numpy():
+    assert top_eigenvalues(Dense(torch.eye(9)), np.int64(2)).values.shape == (2,)
+
+
+@pytest.mark.parametrize("wrong", [{"num_vectors": 1.5}, {"num_steps": "8"}, {"num_steps": 0}])
+def test_a_spectrum_takes_whole_numbers_of_directions_and_steps(wrong):
+    with pytest.raises(ConfigError, match=f"spectral_density: {next(iter(wrong))} must be a whole number, at least 1"):
+        spectral_density(Dense(torch.eye(9)), **wrong)
+
+
+ASKED = {
+    "top_eigenvalues": top_eigenvalues,
+    "extreme_eigenvalues": extreme_eigenvalues,
+    "spectral_density": spectral_density,
+    "block_eigenvalues": lambda A: block_eigenvalues(A, {"a": slice(0, 1)}),
+    "to_scipy": to_scipy,
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("thing", [torch.eye(3), np.eye(3)], ids=["tensor", "array"])
+def test_a_matrix_is_no_operator_until_it_is_said_to_be_symmetric(name, thing):
+    got = r"a tensor \(3, 3\)" if isinstance(thing, torch.Tensor) else "ndarray"
+    with pytest.raises(ShapeError, match=rf"{name}: the operator must be a SymmetricOperator; got {got}.*Dense\(A\)"):
+        ASKED[name](thing)
+
+
+# Pieces of a batch
+
+
+@pytest.mark.parametrize("batches", [(x for x in ()), iter([1, 2]), {"x": torch.ones(2)}, None])
+def test_micro_batches_that_are_gone_after_one_use_are_refused(batches):
+    kind = type(batches).__name__
+    with pytest.raises(ShapeError, match=rf"MicroBatches: needs a sequence of batches; got {kind}.*list\(batches\)"):
+        MicroBatches(batches)
+
+
+@pytest.mark.parametrize("max_bytes", [NAN, -1.0, 0, "2GB"])
+def test_a_budget_is_a_number_above_zero(max_bytes):
+    c = case("MLP", "cross-entropy")
+    with pytest.raises(ConfigError, match=r"hessian: max_bytes must be above 0; got .*Leave it out for no limit"):
+        hessian(c.model, lambda m, b: c.criterion(c.forward(m, b), b), c.batch, max_bytes=max_bytes)

@@ -106,6 +106,29 @@ def test_a_budget_below_one_example_is_refused():
         hessian(c.model, loss_of(c), c.batch, max_bytes=100)
 
 
+@pytest.mark.parametrize("chunk_size", [None, 8])
+def test_micro_batches_whose_graphs_do_not_fit_together_are_rebuilt_one_at_a_time(chunk_size):
+    c = enlarged(case("MLP", "mean of squares"), 96)
+    parts = [tuple(x[start : start + 24] for x in c.batch) for start in range(0, 96, 24)]
+    budget = 1.5 * spent(c, parts[0])
+    meter = Meter(c)
+    with counted_graph([*c.model.parameters(), *c.batch]) as meter.saved:
+        H = hessian(c.model, meter, MicroBatches(parts), chunk_size=chunk_size, max_bytes=budget)
+        found = whole(H)
+    meter.note()
+    assert H.route == f"rebuilt graph{'' if chunk_size is None else ', chunks of 8'} (max_bytes={budget:.3g})"
+    assert meter.most <= budget
+    torch.testing.assert_close(found, dense_hessian(c), rtol=0, atol=1e-11)
+
+
+def test_micro_batches_of_which_one_does_not_fit_are_refused():
+    c = enlarged(case("MLP", "mean of squares"), 96)
+    parts = [tuple(x[rows] for x in c.batch) for rows in (slice(0, 12), slice(12, 96))]
+    for budget in (0.5 * spent(c, parts[1]), 0.99 * spent(c, parts[1])):
+        with pytest.raises(ConfigError, match=r"max_bytes is .*, and a piece of the batch takes more\. Give"):
+            hessian(c.model, loss_of(c), MicroBatches(parts), max_bytes=budget)
+
+
 def test_a_batch_that_cannot_be_cut_is_stopped_before_it_exceeds_the_budget():
     c = enlarged(case("MLP", "mean of squares"), 96)
     hidden = iter  # an iterator is no batch that can be cut, and nobody sees that its tensors are there anyway

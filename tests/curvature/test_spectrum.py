@@ -272,8 +272,14 @@ def test_it_goes_through_json_and_holds_what_a_plot_needs():
 
 
 REFUSED = {
-    "no vectors": (lambda: spectral_density(Dense(BULKS), num_vectors=0), "num_vectors must be at least 1; got 0"),
-    "no steps": (lambda: spectral_density(Dense(BULKS), num_steps=0), "num_steps must be at least 1; got 0"),
+    "no vectors": (
+        lambda: spectral_density(Dense(BULKS), num_vectors=0),
+        "num_vectors must be a whole number, at least 1; got 0",
+    ),
+    "no steps": (
+        lambda: spectral_density(Dense(BULKS), num_steps=0),
+        "num_steps must be a whole number, at least 1; got 0",
+    ),
     "order too high": (lambda: small().moment(6), "order must be 0 to 5; got 6"),
     "order between": (lambda: small().moment(1.5), "order must be 0 to 5; got 1.5"),
     "interval reversed": (lambda: small().mass(1, 0), r"low must be at most high; got \[1, 0\]. Swap them"),

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
-from tightrope.doctor import Examination, examine, plural, size_words
+from tightrope.doctor import Examination, counted, examine, plural, size_words
 from tightrope.errors import ConfigError
 
 from .building import build, chatter_aside
@@ -107,7 +107,7 @@ def _lines(e: Examination) -> Iterator[tuple[str, str]]:
 
 
 def _model(e: Examination) -> str:
-    words = [f"{e.num_parameters:,} parameters"]
+    words = [counted(e.num_parameters, "parameter")]
     if e.num_frozen:
         words.append(f"{e.num_frozen:,} of them frozen")
     if e.num_measured and e.num_measured != e.num_parameters - e.num_frozen:
@@ -122,7 +122,9 @@ def _optimizer(e: Examination) -> str:
         in_lr = f" = {e.threshold * lr:.6g} / lr" if len(rates) == 1 and math.isfinite(e.threshold) else ""
         return f"{e.optimizer}: stable up to a preconditioned sharpness of {e.threshold:.6g}{in_lr}"
     if e.groups:
-        each = ", ".join(f"{threshold:.6g} (lr {lr:g}, {size:,} parameters)" for lr, threshold, size in e.groups)
+        each = ", ".join(
+            f"{threshold:.6g} (lr {lr:g}, {counted(size, 'parameter')})" for lr, threshold, size in e.groups
+        )
         return f"{e.optimizer}: a threshold for each group: {each}; the ratio joins them"
     return f"{e.optimizer}: no threshold"
 
@@ -141,8 +143,8 @@ def _memory(e: Examination) -> str:
     if not math.isnan(e.step_bytes):
         parts.append(f"a training step holds {size_words(e.step_bytes)}")
     if not math.isnan(e.graph_bytes):
-        basis = "" if math.isnan(e.basis_bytes) else f" and at most {size_words(e.basis_bytes)} of basis"
-        parts.append(f"a measurement {size_words(e.graph_bytes)} of graph{basis} on top of the weights")
+        vectors = "" if math.isnan(e.vector_bytes) else f" and up to about {size_words(e.vector_bytes)} of vectors"
+        parts.append(f"a measurement {size_words(e.graph_bytes)} of graph{vectors} on top of the weights")
         parts.append(f"its first use {size_words(e.check_bytes)} for the check")
     return "; ".join(parts)
 

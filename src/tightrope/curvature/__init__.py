@@ -13,7 +13,7 @@ from .gauss_newton import Criterion, GaussNewton
 from .lanczos import top_eigenvalues
 from .layers import LayerShare, layer_shares, participation
 from .loss_curvature import LossCurvature, LossFn, SelfCheck
-from .observation import observing
+from .observation import is_compiled, observing
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
 from .pieces import MicroBatches, num_examples, rows, tensors
 from .products import Hessian
@@ -54,6 +54,7 @@ __all__ = [
     "loss_change",
     "gradient_norm",
     "observing",
+    "is_compiled",
     "EigenResult",
     "top_eigenvalues",
     "BottomResult",

@@ -11,12 +11,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from tightrope.errors import ShapeError
+from tightrope.errors import ShapeError, check_count
 from tightrope.parameters import trainable
 
 from .lanczos import top_eigenvalues
 from .layers import Named, layout_of
-from .operators import SymmetricOperator
+from .operators import SymmetricOperator, check_operator
 from .results import EigenResult
 
 Where = slice | Tensor
@@ -88,6 +88,8 @@ def block_eigenvalues(
         >>> {name: float(found.values) for name, found in block_eigenvalues(A, {"a": slice(0, 1)}).items()}
         {'a': 2.0}
     """
+    check_operator("block_eigenvalues", operator)
+    check_count("block_eigenvalues: k", k)
     _check_apart(operator.size, blocks)
     found = {}
     for name, where in blocks.items():

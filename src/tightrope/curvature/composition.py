@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tightrope.errors import ShapeError
 
-from .operators import SymmetricOperator
+from .operators import SymmetricOperator, check_operator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,11 +133,14 @@ def to_scipy(operator: SymmetricOperator) -> LinearOperator:
 
     Vectors pass through the CPU; numpy's float64 stands for float64 and its float32 for any smaller type.
     """
+    import numpy as np
     from scipy.sparse.linalg import LinearOperator
 
+    check_operator("to_scipy", operator)
     dtype = torch.float64 if operator.dtype == torch.float64 else torch.float32
 
     def multiply(V: np.ndarray) -> np.ndarray:
+        V = np.require(V, requirements=["C", "W"])  # torch shares no memory that is read-only or runs backwards
         product: np.ndarray = (
             (operator @ torch.from_numpy(V).to(operator.device, operator.dtype)).to("cpu", dtype).numpy()
         )

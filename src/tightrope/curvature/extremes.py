@@ -38,9 +38,9 @@ def extreme_eigenvalues(
     Returns:
         Extremes. Probabilistic bounds on both ends hold together with probability `confidence`.
     Raises:
-        ShapeError: as in `top_eigenvalues`.
+        ShapeError, ConfigError: as in `top_eigenvalues`.
     Cost:
-        At most max_products operator products for both ends; memory (p, 2 products) or (p, 2 max_basis).
+        At most max_products operator products for both ends; memory as in `top_eigenvalues`.
     Example:
         >>> from tightrope.curvature import Dense
         >>> ends = extreme_eigenvalues(Dense(torch.diag(torch.tensor([3.0, 1.0, -2.0]))))

@@ -76,14 +76,19 @@ def graph_size(objective: Objective, max_bytes: float) -> GraphSize | None:
         n = num_examples(objective.batch)
         if n < max(SAMPLES):
             return None
-        small, large = (_bytes_of(objective, rows(objective.batch, slice(0, m)), max_bytes) for m in SAMPLES)
+        small, large = (bytes_of(objective, rows(objective.batch, slice(0, m)), max_bytes) for m in SAMPLES)
     except (ShapeError, OverBudgetError):
         return None
     each = max(0.0, (large - small) / (SAMPLES[1] - SAMPLES[0]))
     return GraphSize(max(0.0, small - each * SAMPLES[0]), each)
 
 
-def _bytes_of(objective: Objective, batch: Any, max_bytes: float) -> int:
+def bytes_of(objective: Objective, batch: Any, max_bytes: float) -> int:
+    """What the kept graph of an objective takes on another batch.
+
+    Raises:
+        OverBudgetError: what it saves would exceed max_bytes.
+    """
     known = [*objective.leaves, *objective.model.parameters(), *batch_tensors(objective.batch)]
     with objective.environment(), counted_graph(known, max_bytes) as saved:
         g = objective.gradient(objective.evaluate(batch, 1.0), create_graph=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
-from tightrope.errors import ShapeError
+from tightrope.errors import ShapeError, check_count, check_number
 
 from .draws import seeded
 from .expansion import Goal, Outcome, from_cold, from_warm
 from .look import MAX_SPARE
-from .operators import SymmetricOperator
+from .operators import SymmetricOperator, check_operator
 from .results import EigenResult
 from .ritz import RitzSpace
 
@@ -51,10 +53,12 @@ def top_eigenvalues(
     Returns:
         EigenResult; eigenvalues (k,) descending, same unit as the operator (P^-1 H: 1 / lr).
     Raises:
-        ShapeError: k is not in 1..p, max_products is below k, max_basis below 3 (k + 1), rtol is negative, or start
-            is not (p, j) of real numbers.
+        ShapeError: k is not in 1..p, max_products is below k, max_basis below 3 (k + 1), rtol is negative, start is
+            not (p, j) of real numbers, or the operator is none.
+        ConfigError: confidence is not above 0 and below 1, or an argument is of another kind.
     Cost:
-        At most max_products operator products (a block of k counts k); memory (p, 2 products) or (p, 2 max_basis).
+        At most max_products operator products (a block of k counts k); memory (p, products) from cold as long as it
+        is not restarted, else (p, 2 max_basis), or warm without one (p, 2 products).
     Example:
         >>> from tightrope.curvature import Dense
         >>> top_eigenvalues(Dense(torch.diag(torch.tensor([3.0, 1.0]))), k=1).values
@@ -80,6 +84,7 @@ def solved(
     seed: int,
 ) -> tuple[RitzSpace, Outcome]:
     """The space in which the goal was reached or given up, from cold or warm."""
+    _check_kinds(operator, goal, start, max_products, max_basis)
     ends = (goal.wanted[0] + 1, goal.wanted[1] and goal.wanted[1] + 1)
     space = RitzSpace(operator, max_products, max_basis, ends, keeps_products=start is not None)
     _check(space, goal, start, max_products, max_basis)
@@ -100,6 +105,26 @@ def _finite(operator: SymmetricOperator, start: Tensor) -> Tensor:
 def missing(space: RitzSpace, *shape: int) -> Tensor:
     """NaN in place of numbers, after a product that was not finite."""
     return torch.full(shape, torch.nan, dtype=space.operator.dtype, device=space.operator.device)
+
+
+def _check_kinds(
+    operator: SymmetricOperator, goal: Goal, start: Tensor | None, max_products: int, max_basis: int | None
+) -> None:
+    """What must hold of arguments before a space can be made of them."""
+    name = goal.name
+    check_operator(name, operator)
+    counts: dict[str, object] = {"k": goal.wanted[0], "max_products": max_products, "max_basis": max_basis}
+    for what, value in (counts | {"num_guard_steps": goal.num_guard_steps}).items():
+        if not isinstance(value, Integral) and not (what == "max_basis" and value is None):
+            check_count(f"{name}: {what}", value)
+    for what, number in (("rtol", goal.rtol), ("bound_rtol", 0.0 if goal.bound_rtol is None else goal.bound_rtol)):
+        check_number(f"{name}: {what}", number, lambda _: True, "be a number")
+    check_number(f"{name}: confidence", goal.confidence, lambda c: 0 < c < 1, "be above 0 and below 1", "Take 0.95.")
+    if start is not None and not isinstance(start, Tensor):
+        raise ShapeError(
+            f"{name}: start must be a tensor ({operator.size}, j); got {type(start).__name__}. "
+            "Pass a former result's warm_start, or None."
+        )
 
 
 def _check(space: RitzSpace, goal: Goal, start: Tensor | None, max_products: int, max_basis: int | None) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tightrope.errors import ConfigError
+from tightrope.errors import ConfigError, check_number
 
-from .graph_size import OverBudgetError, counted_graph, graph_size
+from .graph_size import OverBudgetError, bytes_of, counted_graph, graph_size
 from .loss_curvature import LossFn
 from .objective import Objective
 from .pieces import MicroBatches, batch_tensors, count, num_examples
@@ -35,6 +35,7 @@ def graph_hessian(
     max_bytes: float = math.inf,
 ) -> Hessian | RebuiltHessian:
     """The kept graph, or where it would exceed `max_bytes`, graphs rebuilt in pieces that do not."""
+    check_number("hessian: max_bytes", max_bytes, lambda m: m > 0, "be above 0", "Leave it out for no limit.")
     if max_bytes < math.inf:
         objective = Objective(model, loss_fn, batch, params=params, chunk_size=chunk_size)
         size = graph_size(objective, max_bytes)
@@ -66,14 +67,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _stopped_in_time(objective: Objective, max_bytes: float) -> Hessian:
-    """The kept graph of a batch from which no estimate could be had, stopped before it exceeds the budget."""
+def _stopped_in_time(objective: Objective, max_bytes: float) -> Hessian | RebuiltHessian:
+    """The kept graph of a batch from which no estimate could be had, stopped before it exceeds the budget.
+
+    It is rebuilt then if the batch comes in pieces, the user's own, and each of them fits.
+    """
     o = objective
     try:
         with counted_graph([*o.model.parameters(), *batch_tensors(o.batch)], max_bytes):
             return Hessian(o.model, o.loss_fn, o.batch, params=o.params, chunk_size=o.chunk_size)
     except OverBudgetError:
-        raise _does_not_fit(f"max_bytes is {max_bytes:.3g}") from None
+        why = f"max_bytes is {max_bytes:.3g}"
+        if len(o.pieces) > 1:
+            if _fits_by_pieces(o, max_bytes):
+                return _in_pieces(o, o.chunk_size or 1, f"max_bytes={max_bytes:.3g}")
+            why += ", and a piece of the batch takes more"
+        raise _does_not_fit(why) from None
+
+
+def _fits_by_pieces(objective: Objective, max_bytes: float) -> bool:
+    try:
+        return all(bytes_of(objective, piece, max_bytes) <= max_bytes for piece, _ in objective.pieces)
+    except OverBudgetError:
+        return False
 
 
 def _in_pieces(objective: Objective, chunk_size: int, reason: str) -> RebuiltHessian:

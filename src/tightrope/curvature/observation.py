@@ -30,7 +30,7 @@ def observing(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_not_renormalising(model))
-        if any(_is_compiled(module) for module in model.modules()):
+        if any(is_compiled(module) for module in model.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             for module, buffers in originals:
@@ -100,7 +100,8 @@ def _not_renormalising(model: nn.Module) -> Iterator[None]:
             embedding.max_norm = limit
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile stands between a module and its forward pass."""
     return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
 
 

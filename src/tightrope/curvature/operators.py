@@ -77,17 +77,47 @@ class SymmetricOperator(ABC):
             )
         if V.ndim == 1:
             return self.apply(V)
-        return torch.stack([self.apply(v) for v in V.T.contiguous()], dim=1)
+        products = [self.apply(v) for v in V.T.contiguous()]
+        return torch.stack(products, dim=1) if products else V.clone()
+
+
+def check_operator(where: str, operator: object) -> None:
+    """Raise unless it is an operator.
+
+    Raises:
+        ShapeError: "WHERE: the operator must be ...; got ..."
+    """
+    if not isinstance(operator, SymmetricOperator):
+        got = f"a tensor {tuple(operator.shape)}" if isinstance(operator, Tensor) else type(operator).__name__
+        raise ShapeError(
+            f"{where}: the operator must be a SymmetricOperator; got {got}. Write Dense(A) for a matrix at hand, "
+            "hessian(model, loss_fn, batch) for a loss."
+        )
 
 
 class Dense(SymmetricOperator):
-    """A symmetric matrix at hand, (p, p)."""
+    """A symmetric matrix at hand, (p, p).
+
+    Raises:
+        ShapeError: A is not square, not of real floating-point numbers, or not symmetric to half its digits.
+    """
 
     route = "dense"
 
     def __init__(self, A: Tensor) -> None:
-        if A.ndim != 2 or A.shape[0] != A.shape[1]:
-            raise ShapeError(f"Dense: the matrix must be (p, p); got {tuple(A.shape)}.")
+        if not isinstance(A, Tensor) or A.ndim != 2 or A.shape[0] != A.shape[1]:
+            got = tuple(A.shape) if isinstance(A, Tensor) else type(A).__name__
+            raise ShapeError(f"Dense: the matrix must be a tensor (p, p); got {got}.")
+        if not A.is_floating_point():
+            raise ShapeError(
+                f"Dense: the matrix must be of real floating-point numbers; got {A.dtype}. Write A.double()."
+            )
+        worst, largest = (float(x.abs().max()) if x.numel() else 0.0 for x in (A - A.T, A))
+        if worst > torch.finfo(A.dtype).eps ** 0.5 * largest:  # with a NaN it is not, and products say so
+            raise ShapeError(
+                f"Dense: the matrix must be symmetric; got entries up to {largest:.3g}, and {worst:.3g} between one "
+                "and its mirror image. Write (A + A.T) / 2 for its symmetric part."
+            )
         self.A = A
         self.size, self.dtype, self.device = A.shape[0], A.dtype, A.device
 
@@ -103,7 +133,7 @@ class Scaled(SymmetricOperator):
         half: (p,) for a diagonal L, or L itself (p, p); zero where a coordinate is held still.
         shift: A number or (p,) added to A's diagonal (coupled weight decay).
     Raises:
-        ShapeError: half is of another shape, or not finite.
+        ShapeError: half or shift is of another shape, or half not finite.
     """
 
     def __init__(self, operator: SymmetricOperator, half: Tensor, shift: Tensor | float = 0.0) -> None:
@@ -114,6 +144,8 @@ class Scaled(SymmetricOperator):
                 f"Scaled: half must be finite; got {int((~half.isfinite()).sum())} entries that are not. The root of D "
                 "exists where D is finite and nonnegative."
             )
+        if isinstance(shift, Tensor) and shift.shape not in ((), (operator.size,)):
+            raise ShapeError(f"Scaled: shift must be a number or ({operator.size},); got {tuple(shift.shape)}.")
         self.operator, self.half, self.shift = operator, half.to(operator.dtype), shift
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
         self.route, self.cost = operator.route, operator.cost

@@ -19,7 +19,7 @@ class MicroBatches:
         batches: What loss_fn takes, one after the other.
         weights: Of each batch's loss; default 1 / len(batches), the mean of the losses. Ones for their sum.
     Raises:
-        ShapeError: there is no batch, or not one weight a batch.
+        ShapeError: there is no batch, not one weight a batch, or the batches are no sequence.
     Example:
         >>> MicroBatches(["a", "b"]).weights
         (0.5, 0.5)
@@ -29,13 +29,19 @@ class MicroBatches:
     weights: Sequence[float] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.batches, Sequence | Tensor):
+            raise ShapeError(
+                f"MicroBatches: needs a sequence of batches; got {type(self.batches).__name__}. They are gone through "
+                "again for every product: write list(batches), or [batch] for one."
+            )
+        object.__setattr__(self, "weights", tuple(self.weights))
         n = len(self.batches)
         if n == 0 or len(self.weights) not in (0, n):
             raise ShapeError(
                 f"MicroBatches: needs one batch or more, and a weight for each; got {n} batches and "
                 f"{len(self.weights)} weights. Leave the weights out for the mean of the losses."
             )
-        object.__setattr__(self, "weights", tuple(self.weights) or (1 / n,) * n)
+        object.__setattr__(self, "weights", self.weights or (1 / n,) * n)
 
 
 def pieces(batch: Any, chunk_size: int | None) -> Iterator[tuple[Any, float]]:

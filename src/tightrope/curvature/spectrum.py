@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tightrope.errors import ConfigError, check_number
+from tightrope.errors import ConfigError, check_count, check_number
 
 from .draws import gaussian, seeded
-from .operators import SymmetricOperator
+from .operators import SymmetricOperator, check_operator
 from .ritz import RitzSpace
 
 
@@ -183,16 +183,18 @@ def spectral_density(
     Returns:
         SpectralDensity.
     Raises:
-        ConfigError: num_vectors or num_steps is below 1.
+        ConfigError: num_vectors or num_steps is no whole number, or below 1.
+        ShapeError: the operator is none.
     Cost:
-        At most num_vectors * num_steps products; memory (p, 2 num_steps).
+        At most num_vectors * num_steps products; memory (p, num_steps).
     References:
         Ubaru, Chen, Saad 2017, SIAM J. Matrix Anal. Appl. 38(4), Algorithm 1; Ghorbani, Krishnan, Xiao 2019,
         arXiv:1901.10159 (Gaussian directions, smoothing); Golub, Meurant 2010, Matrices, Moments and Quadrature,
         chapter 6.
     """
-    check_number("spectral_density: num_vectors", num_vectors, lambda num: num >= 1, "be at least 1")
-    check_number("spectral_density: num_steps", num_steps, lambda num: num >= 1, "be at least 1")
+    check_operator("spectral_density", operator)
+    check_count("spectral_density: num_vectors", num_vectors)
+    check_count("spectral_density: num_steps", num_steps)
     generator = seeded(seed)
     m, num_products = min(num_steps, operator.size), 0
     nodes = torch.full((num_vectors, m), math.nan, dtype=torch.float64)

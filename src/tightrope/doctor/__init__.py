@@ -2,7 +2,7 @@
 
 from .blame import blame
 from .curve import SpectrumCurve, spectrum_curve
-from .examination import Examination, Part, plural, size_words
+from .examination import Examination, Part, counted, plural, size_words
 from .examine import examine
 from .snapshot import Snapshot, snapshot
 
@@ -17,4 +17,5 @@ __all__ = [
     "blame",
     "size_words",
     "plural",
+    "counted",
 ]

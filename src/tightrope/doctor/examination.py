@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tightrope.stability import Measurement
+from tightrope.stability import MOST_COLUMNS, Measurement
 
+DIVERGED = 100
+"""A loss that has grown this many times over, a few steps later, is not one that training brings down."""
+BUDGETS = (0.01, 0.03, 0.10)
+AUDIT_EVERY = 50
 RARE = 1000
 """A measurement in so many steps misses what happens between them: look at one layer instead."""
 
@@ -47,6 +52,7 @@ class Examination:
         threshold: All groups share, in 1 / lr; None where they differ or there is none.
         groups: Learning rate, threshold and size of each group.
         loss: Before any step.
+        last_loss: After the last of them.
         route: How products are computed.
         check: What was found when that route was first tried.
         manner: How the model is run for a measurement where that differs from training, in words.
@@ -58,7 +64,7 @@ class Examination:
         step_bytes: Weights, gradients, optimizer state and what a training step saves for its backward pass.
         graph_bytes: What the graph of a product holds at most.
         check_bytes: What the first use of the model holds at most, in its float64 check; given back after it.
-        basis_bytes: The eigensolver's basis, at most.
+        vector_bytes: The eigensolver's basis and every other vector that a measurement holds, up to about.
         max_bytes: Memory a measurement was allowed.
         max_basis: Vectors, with their products, that the eigensolver has room for.
         cadence: Budgets, shares of the whole time, and every how many steps each affords, audits included.
@@ -77,6 +83,7 @@ class Examination:
     threshold: float | None = None
     groups: tuple[tuple[float, float, int], ...] = ()
     loss: float = math.nan
+    last_loss: float = math.nan
     route: str = ""
     check: str = ""
     manner: tuple[str, ...] = ()
@@ -90,7 +97,7 @@ class Examination:
     step_bytes: float = math.nan
     graph_bytes: float = math.nan
     check_bytes: float = math.nan
-    basis_bytes: float = math.nan
+    vector_bytes: float = math.nan
     max_bytes: float = math.inf
     max_basis: int = 0
     cadence: tuple[tuple[float, int], ...] = ()
@@ -99,6 +106,12 @@ class Examination:
     def to_dict(self) -> dict[str, Any]:
         """The attributes as a dict."""
         return asdict(self)
+
+
+def cadence(facts: Mapping[str, Any], budget: float) -> tuple[tuple[float, int], ...]:
+    """The usual budgets and this one, and every how many steps each affords, every 50th measurement an audit."""
+    mean = ((AUDIT_EVERY - 1) * facts["warm_seconds"] + facts["cold_seconds"]) / AUDIT_EVERY
+    return tuple((share, steps_between(mean, facts["step_seconds"], share)) for share in sorted({*BUDGETS, budget}))
 
 
 def steps_between(c: float, s: float, b: float) -> int:
@@ -124,9 +137,45 @@ def size_words(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
+def counted(amount: int, noun: str) -> str:
+    """An amount with its noun.
+
+    Example:
+        >>> counted(1, "parameter"), counted(1290, "parameter")
+        ('1 parameter', '1,290 parameters')
+    """
+    return f"{amount:,} {noun}" + "s" * (amount != 1)
+
+
 def plural(amount: int, noun: str) -> str:
-    """An amount with its noun."""
-    return noun if amount == 1 else f"{amount:,} {noun}s"
+    """An amount with its noun after "every": of one, the noun alone."""
+    return noun if amount == 1 else counted(amount, noun)
+
+
+def finding(facts: Mapping[str, Any], budget: float) -> str:
+    """What was found out about a model that can be measured, in words.
+
+    Args:
+        facts: By the names of `Examination`.
+        budget: Share of the whole time, one of those in the cadence.
+    """
+    every = dict(facts["cadence"])[budget]
+    words = f"Yes: it can be measured, by {by(facts['route'])}"
+    words += f"; every {plural(every, 'step')} for {100 * budget:.3g} % of the time."
+    if every > RARE:
+        words += " That is rare."
+    before, after = facts["loss"], facts["last_loss"]
+    if after > DIVERGED * before > 0:
+        words += (
+            f" But training diverges: {counted(facts['num_steps'], 'step')} took the loss from {before:.3g} to "
+            f"{after:.3g}. The ratio is that of where it went; lower the learning rate."
+        )
+    if facts["max_basis"] < MOST_COLUMNS:
+        words += (
+            f" Within max_bytes={facts['max_bytes']:.3g} the eigensolver has room for {facts['max_basis']} vectors "
+            "only, so the upper bound of an audit stays loose; more memory tightens it."
+        )
+    return words
 
 
 def by(route: str) -> str:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tightrope.curvature import LossCurvature, LossFn, hessian
 from tightrope.errors import ConfigError, TightropeError, check_number
 from tightrope.optim import Frozen, freeze
-from tightrope.stability import MOST_COLUMNS, Allotment, Measurement, Probe, allotted
+from tightrope.stability import NUM_OTHERS, Allotment, Measurement, Probe, allotted
 
 from .blame import blame
-from .examination import RARE, Examination, by, plural, size_words, steps_between
+from .examination import RARE, Examination, cadence, counted, finding, size_words
 from .footprint import free_bytes, saved_bytes
 from .last_layer import last_layer
 from .manner import manner
@@ -25,8 +25,6 @@ from .rehearsal import Rehearsal, now, timed
 NUM_STEPS = 5
 """Real steps before the first measurement, and before each of the warm ones."""
 NUM_WARM = 2
-BUDGETS = (0.01, 0.03, 0.10)
-AUDIT_EVERY = 50
 USUAL_PRODUCTS = 50
 """From cold, ratio and sharpness together."""
 SHARE_OF_FREE_MEMORY = 0.8
@@ -115,8 +113,9 @@ class _Examiner:
         self.facts["max_basis"] = allotment.columns
         del H
         self._measure(allowed, p * itemsize)
-        self._find_cadence(budget)
-        return self._words(budget)
+        self.facts["cadence"] = cadence(self.facts, budget)
+        words = finding(self.facts, budget)
+        return words if dict(self.facts["cadence"])[budget] <= RARE else f"{words} {self._last_layer()}"
 
     def _allotted(self, max_bytes: float, p: int, itemsize: int) -> Allotment:
         try:
@@ -187,25 +186,34 @@ class _Examiner:
     def _measure(self, max_bytes: float, column: int) -> None:
         """A first measurement and warm ones, with real steps before each."""
         probe = Probe(self.model, self.loss_fn, max_bytes=_limit(max_bytes))
-        self._steps()
-        self._note(freeze(self.optimizer))
-        self.observe(f"measuring from cold, about {USUAL_PRODUCTS * self.product_seconds:.2g} s")
-        cold, cold_seconds = self._timed(probe, self.optimizer)
-        self.facts |= {"measurement": cold, "cold_seconds": cold_seconds, "cold_products": cold.num_products}
-        self.facts["basis_bytes"] = float(column * min(cold.num_products, 2 * self.facts["max_basis"]))
-        if not cold.has_ratio:
-            raise _RefusalError(f"No: after {self.facts['num_steps']} steps there is no ratio: {cold.reason}")
+        cold, cold_seconds = self._timed(
+            probe, f"measuring from cold, about {USUAL_PRODUCTS * self.product_seconds:.2g} s"
+        )
+        self.facts |= {"cold_seconds": cold_seconds, "cold_products": cold.num_products}
         probe.audit_every = 0  # a crossing of 1 would make a warm measurement an audit
-        warm = []
-        for _ in range(NUM_WARM):
-            self._steps()
-            self.observe("measuring warm")
-            warm.append(self._timed(probe, self.optimizer))
+        warm = [self._timed(probe, "measuring warm") for _ in range(NUM_WARM)]
         self.facts["warm_seconds"] = statistics.fmean(seconds for _, seconds in warm)
         self.facts["warm_products"] = statistics.fmean(m.num_products for m, _ in warm)
+        # From cold a basis holds no products. Those of ratio and sharpness are counted, the larger of which is held.
+        num = max(cold.num_products, *(2 * m.num_products for m, _ in warm))
+        self.facts["vector_bytes"] = float(column * (NUM_OTHERS + min(num, 2 * self.facts["max_basis"])))
 
-    def _timed(self, probe: Probe, optimizer: torch.optim.Optimizer | Frozen) -> tuple[Measurement, float]:
-        return timed(probe, optimizer, self.batch, self.device)
+    def _timed(self, probe: Probe, stage: str) -> tuple[Measurement, float]:
+        """Real steps, then a measurement and the seconds it took; refused where the steps have left all numbers."""
+        self._steps()
+        frozen = freeze(self.optimizer)
+        self._note(frozen)
+        self.observe(stage)
+        measurement, seconds = timed(probe, self.optimizer, self.batch, self.device)
+        self.facts |= {"measurement": self.facts.get("measurement", measurement), "last_loss": measurement.loss}
+        after = counted(self.facts["num_steps"], "step")
+        if not all(bool(w.isfinite().all()) for w in frozen.parameters):
+            raise _RefusalError(
+                f"No: training diverges: after {after} the weights are not finite. Lower the learning rate."
+            )
+        if not measurement.has_ratio:
+            raise _RefusalError(f"No: after {after} there is no ratio: {measurement.reason}")
+        return measurement, seconds
 
     def _steps(self) -> None:
         self.observe("training steps")
@@ -216,25 +224,6 @@ class _Examiner:
     def _tensors(self) -> list[Tensor]:
         """What is there anyway, and no graph's."""
         return [*self.model.parameters(), *self.model.buffers()]
-
-    def _find_cadence(self, budget: float) -> None:
-        f = self.facts
-        c, s = ((AUDIT_EVERY - 1) * f["warm_seconds"] + f["cold_seconds"]) / AUDIT_EVERY, f["step_seconds"]
-        f["cadence"] = tuple((b, steps_between(c, s, b)) for b in sorted({*BUDGETS, budget}))
-
-    def _words(self, budget: float) -> str:
-        f = self.facts
-        every = dict(f["cadence"])[budget]
-        words = f"Yes: it can be measured, by {by(f['route'])}"
-        words += f"; every {plural(every, 'step')} for {100 * budget:.3g} % of the time."
-        if f["max_basis"] < MOST_COLUMNS:
-            words += (
-                f" The eigensolver has room for {f['max_basis']} vectors only, so the upper bound of an audit stays "
-                f"loose: give the probe max_bytes={f['max_bytes']:.3g}."
-            )
-        if every > RARE:
-            words += f" That is rare. {self._last_layer()}"
-        return words
 
     def _too_large(self, why: str) -> str:
         allowed = size_words(self.facts["max_bytes"])

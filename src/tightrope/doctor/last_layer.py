@@ -15,7 +15,7 @@ from tightrope.optim import freeze
 from tightrope.stability import Probe, restricted
 
 from .blame import blame
-from .examination import Part
+from .examination import Part, counted
 from .rehearsal import timed
 
 
@@ -37,7 +37,7 @@ def last_layer(
         return None, f"Its last layer alone has no ratio either: {measurement.reason}"
     size = sum(w.numel() for w in params)
     return Part(name, size, measurement.ratio, cold, warm), (
-        f"Its last layer ('{name}', {size:,} parameters) can be measured alone; the ratio there, now "
+        f"Its last layer ('{name}', {counted(size, 'parameter')}) can be measured alone; the ratio there, now "
         f"{measurement.ratio:.3g}, is a lower bound of the whole's, and takes {cold:.3g} s the first time and "
         f"{warm:.3g} s warm."
     )

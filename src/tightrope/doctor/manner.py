@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from tightrope.curvature import LossFn, observing
+from tightrope.curvature import LossFn, is_compiled, observing
 
 from .rehearsal import parts
 
@@ -23,7 +23,7 @@ def manner(model: nn.Module, loss_fn: LossFn, batch: Any) -> tuple[str, ...]:
             loss_fn(model, part)
     words = {
         "attention in its plain (math) form": attention.num_calls > 0,
-        "compiled modules eagerly": any(map(_is_compiled, model.modules())),
+        "compiled modules eagerly": any(map(is_compiled, model.modules())),
     }
     return tuple(word for word, is_so in words.items() if is_so)
 
@@ -36,7 +36,3 @@ class _AttentionCalls(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.num_calls += function in ATTENTION
         return function(*args, **(kwargs or {}))
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None

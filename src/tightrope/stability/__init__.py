@@ -1,6 +1,6 @@
 """How far an optimizer is from its edge: recurrence, measurement, and the verdict in words."""
 
-from .allotment import MOST_COLUMNS, Allotment, allotted
+from .allotment import MOST_COLUMNS, NUM_OTHERS, Allotment, allotted
 from .attribution import Attribution, Landmark, attribution, landmark
 from .block import restricted
 from .dormant import FLOOR, floored
@@ -22,6 +22,7 @@ __all__ = [
     "Allotment",
     "allotted",
     "MOST_COLUMNS",
+    "NUM_OTHERS",
     "restricted",
     "Probe",
     "REASONS",
