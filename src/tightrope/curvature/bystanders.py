@@ -22,12 +22,13 @@ def bystanders(loss_fn: Callable[..., Any]) -> tuple[Bystander, ...]:
     Functions found there are looked through too, torch's own aside. What lies in a container, or in an attribute of
     anything but the function's own object, is not found.
     """
-    found: dict[int, Bystander] = {}
+    seen: dict[int, Any] = {}
     level: list[Any] = [loss_fn]
     for _ in range(MAX_DEPTH + 1):
-        found |= {id(x): x for x in level if isinstance(x, nn.Module | torch.Generator)}
-        level = [held for x in level for held in _held(x)]
-    return tuple(found.values())
+        new = {id(x): x for x in level if id(x) not in seen}
+        seen |= new
+        level = [held for x in new.values() for held in _held(x)]
+    return tuple(x for x in seen.values() if isinstance(x, nn.Module | torch.Generator))
 
 
 def _held(x: Any) -> Iterator[Any]:

@@ -123,10 +123,7 @@ class Objective:
         g = self.pulled(loss, torch.ones_like(loss), create_graph)
         if all(part is None for part in g):
             if has_python_node(loss):
-                raise RuntimeError(
-                    "The gradient does not reach the parameters but by backward(). Is there reentrant checkpointing? "
-                    "Measure by `hessian`, which takes differences of gradients."
-                )
+                raise RuntimeError("Only backward() finds the gradient (reentrant checkpoints?). Measure by `hessian`.")
             raise self.unreached()
         if not math.isfinite(loss.detach()):  # that of no examples has gradients of zero
             return tuple(w * math.nan for w in self.leaves)
