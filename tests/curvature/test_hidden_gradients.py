@@ -136,3 +136,11 @@ def test_a_sparse_gradient_behind_a_reentrant_checkpoint_is_made_dense():
     torch.testing.assert_close(H.gradient, expected.gradient)
     v = torch.ones(H.size).double()
     torch.testing.assert_close(H @ v, expected @ v)
+
+
+def test_an_empty_batch_behind_a_reentrant_checkpoint_is_nan():
+    _, checkpointed, batch = twins(False)
+    H = hessian(checkpointed, loss_fn, tuple(x[:0] for x in batch))
+    assert math.isnan(H.loss)
+    assert H.gradient.isnan().all()
+    assert (H @ torch.ones(H.size).double()).isnan().all()
