@@ -70,6 +70,13 @@ def test_modules_and_generators_beside_the_model_are_left_as_they_were(name):
     assert torch.equal(NOISE.get_state(), noise)
 
 
+def test_a_loss_without_a_module_of_its_own_is_looked_through():
+    names = {"teacher": TEACHER}
+    exec("loss_fn = lambda model, x: model(x) - teacher(x)", names)
+    assert names["loss_fn"].__module__ in (None, "builtins")
+    assert bystanders(names["loss_fn"]) == (TEACHER,)
+
+
 def test_each_product_sees_the_draws_of_construction_of_a_generator_of_the_users_own():
     model, x = nn.Linear(3, 2).double(), torch.randn(6, 3)
     loss_fn = by_closure(nn.Linear(3, 2))

@@ -36,7 +36,7 @@ def _held(x: Any) -> Iterator[Any]:
         yield from (x.func, *x.args, *x.keywords.values())
     elif isinstance(x, MethodType):
         yield from (x.__func__, x.__self__, *getattr(x.__self__, "__dict__", {}).values())
-    elif isinstance(x, FunctionType) and not x.__module__.startswith("torch"):
+    elif isinstance(x, FunctionType) and not str(x.__module__).startswith("torch"):
         yield from _contents(x.__closure__ or ())
         yield from (x.__globals__[name] for name in _names(x.__code__) if name in x.__globals__)
         yield from (*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values())
