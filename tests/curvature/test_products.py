@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
-from tightrope.curvature import Dense, Hessian, Scaled
+from tightrope.curvature import Dense, FiniteDifference, Hessian, RebuiltHessian, Scaled
 from tightrope.errors import ShapeError
 from tightrope.parameters import flatten, trainable
 
@@ -256,6 +256,45 @@ def test_a_compiled_model_has_the_hessian_of_the_model_itself():
     torch.testing.assert_close(whole(built(case._replace(model=compiled))), plain, rtol=1e-10, atol=1e-12)
 
 
+def test_a_compiled_function_in_the_loss_runs_eagerly_and_is_not_compiled_anew():
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    case = CASES["MLP"]()
+    squash = torch.compile(lambda z: torch.tanh(z) * 2, backend=backend)
+    H = Hessian(case.model, lambda model, batch: mean_squared_error(lambda x: squash(model(x)), batch), case.batch)
+    plain = Hessian(
+        case.model, lambda model, batch: mean_squared_error(lambda x: torch.tanh(model(x)) * 2, batch), case.batch
+    )
+    assert compiled == []
+    torch.testing.assert_close(whole(H), whole(plain), rtol=1e-12, atol=1e-14)
+    squash(torch.ones(2))
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        *((nn.Embedding, kind) for kind in (Hessian, RebuiltHessian, FiniteDifference)),
+        (nn.EmbeddingBag, FiniteDifference),
+    ],
+)
+def test_a_sparse_embedding_has_the_hessian_of_a_dense_one(make, kind):
+    def loss_fn(model, batch):
+        return model(batch).pow(3).sum()
+
+    tables = [make(7, 3, sparse=is_sparse) for is_sparse in (False, True)]
+    tables[1].load_state_dict(tables[0].state_dict())
+    batch = torch.tensor([[1, 1, 4], [2, 4, 0]])
+    dense, sparse = (kind(table, loss_fn, batch) for table in tables)
+    torch.testing.assert_close(sparse.gradient, dense.gradient)
+    torch.testing.assert_close(whole(sparse), whole(dense))
+    assert whole(dense).any()
+
+
 def test_a_graph_outlives_later_changes_of_the_buffers():
     case = CASES["BatchNorm in eval mode"]()
     H = built(case)
@@ -450,5 +489,5 @@ def test_a_scaling_of_another_shape_is_refused(shape):
 
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 2, 2)])
 def test_a_matrix_that_is_not_square_is_refused(shape):
-    with pytest.raises(ShapeError, match=r"the matrix must be \(p, p\); got"):
+    with pytest.raises(ShapeError, match=r"the matrix must be a tensor \(p, p\); got"):
         Dense(torch.ones(shape))

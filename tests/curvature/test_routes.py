@@ -227,6 +227,43 @@ def test_what_is_not_finite_is_not_judged():
     assert hessian(c.model, loss_of(c), c.batch).check.is_passed
 
 
+@pytest.mark.parametrize("route", [*ROUTES, "auto"])
+def test_an_empty_batch_is_nan_and_not_flat(route):
+    c = case("MLP", "mean of squares")
+    H = hessian(c.model, loss_of(c), tuple(x[:0] for x in c.batch), route=route)
+    assert math.isnan(H.loss)
+    assert H.gradient.isnan().all()
+    assert (H @ torch.ones(H.size)).isnan().all()
+    assert top_eigenvalues(H).status == "not_finite"
+    if isinstance(H, Hessian):
+        assert H.apply_block(torch.ones(3), slice(0, 3)).isnan().all()
+        check = self_check(H)
+        assert not check.is_passed
+        assert check.words == "the loss is not finite"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_loss_by_another_kernel_than_a_plain_call_takes_is_told():
+    """The fused layer of inference zeroes padded outputs, which then enter the mean."""
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    encoder, head = nn.TransformerEncoder(layer, 2).eval().requires_grad_(False), nn.Linear(4, 3)
+    model = nn.ModuleDict({"encoder": encoder, "head": head}).eval()
+    padding = (torch.arange(5) > 2).expand(6, 5)
+
+    def loss_fn(model, batch):
+        z = model["encoder"](batch[0], src_key_padding_mask=batch[2]).mean(1)
+        return nn.functional.cross_entropy(model["head"](z), batch[1])
+
+    batch = torch.randn(6, 5, 4), torch.randint(3, (6,)), padding
+    with torch.no_grad():
+        plain = float(loss_fn(model, batch))
+    H = hessian(model, loss_fn, batch)
+    assert H.check.is_passed
+    assert f"the loss measured, {H.loss:.6g}, is not the {plain:.6g} of a plain call" in H.check.words
+    whole = hessian(model, lambda model, batch: loss_fn(model, (*batch, None)), batch[:2])
+    assert "plain call" not in whole.check.words
+
+
 def test_a_loss_that_raises_is_heard_as_itself():
     def loss_fn(model, batch):
         raise RuntimeError("no such file")

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from tightrope.parameters import flatten, write
 
-from .engine import accumulate, flat
+from .engine import accumulate, dense, differentiated, flat, has_python_node, leaves_of
 from .loss_curvature import LossCurvature, LossFn
 from .objective import Objective
+from .observation import gradients_set_aside
 
 NUM_STEPS = 5
 """Steps tried, each a quarter of the one before, when the step is chosen."""
@@ -121,13 +122,16 @@ class GradientField:
 
     Attributes:
         loss, gradient: At the weights of construction.
+        is_incomplete: Whether a gradient asked for by inputs lacks, without a word, a part that `backward()` finds:
+            with reentrant checkpointing that of the layers whose checkpointed input is a leaf.
     """
 
     def __init__(self, objective: Objective) -> None:
-        self.objective, self._accumulates = objective, False
+        self.objective, self.is_incomplete, self._accumulates = objective, False, False
         self.w = flat(objective.leaves)
         with objective.environment():
             try:
+                self.is_incomplete = self._accumulates = self._lacks_a_part()
                 self.loss, self.gradient = self._sum()
             except RuntimeError:
                 # Reentrant checkpointing knows only backward(); what is wrong with the loss is wrong a second time.
@@ -169,23 +173,32 @@ class GradientField:
             loss = self.objective.evaluate(piece, weight)
             g += self._accumulated(loss) if self._accumulates else flat(self.objective.gradient(loss))
             total += float(loss.detach())
-        return total, g
+        return total, g if math.isfinite(total) else torch.full_like(g, math.nan)
+
+    def _lacks_a_part(self) -> bool:
+        """Whether two backward passes through one graph, that of the first piece, find different gradients."""
+        objective = self.objective
+        with objective.environment():
+            loss = objective.evaluate(*objective.pieces[0])
+            if not has_python_node(loss):
+                return False
+            parts = differentiated([loss], objective.leaves, [torch.ones_like(loss)])
+            asked = flatten(
+                [torch.zeros_like(w) if x is None else x for w, x in zip(objective.leaves, parts, strict=True)]
+            )
+            found = self._accumulated(loss)
+        return float((found - asked).norm()) > math.sqrt(self.eps) * float(found.norm())
 
     def _accumulated(self, loss: Tensor) -> Tensor:
         """The gradient by backward(), which leaves it in `.grad` of the stand-ins, and must leave none elsewhere."""
-        objective, leaves = self.objective, self.objective.stand_ins.values()
-        aside = [(w, w.grad) for w in (*objective.model.parameters(), *objective.params)]
-        originals = [w for w, _ in aside if id(w) in objective.stand_ins]
-        try:
-            for w in (*originals, *leaves):
-                w.grad = None
+        objective = self.objective
+        with gradients_set_aside([*objective.params, *objective.stand_ins.values(), *leaves_of(loss)]):
             accumulate(loss)
-            if any(w.grad is not None for w in originals):
+            if any(w.grad is not None for w in objective.params):
                 raise objective.reached_directly()
-            return flatten([torch.zeros_like(w) if w.grad is None else w.grad for w in objective.leaves])
-        finally:
-            for w, g in aside:
-                w.grad = g
+            if all(w.grad is None for w in objective.leaves):
+                raise objective.unreached()
+            return flatten([torch.zeros_like(w) if w.grad is None else dense(w.grad) for w in objective.leaves])
 
 
 def mixed_direction(gradient: Tensor, seed: int) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from tightrope.errors import ShapeError
 from tightrope.parameters import Layout, trainable
 
-from .engine import differentiated
+from .bystanders import bystanders
+from .engine import differentiated, has_python_node
 from .loss_curvature import LossFn
 from .observation import RandomStates, hooks_set_aside, observing
 from .pieces import pieces, tensors
@@ -58,7 +59,8 @@ class Objective:
         self.leaves: list[Tensor] = [self.stand_ins.get(id(w), w) for w in self.params]
         self.precise, self.has_python_backward = Precise(self.dtype), False
         self.pieces = list(pieces(batch, chunk_size))
-        self.scope, self.draws = self._scope(), RandomStates.taken(model)
+        self.scope, self.others = self._scope(), bystanders(loss_fn)
+        self.draws = RandomStates.taken(model, self.others)
 
     @contextmanager
     def environment(self) -> Iterator[None]:
@@ -73,7 +75,8 @@ class Objective:
                 "torch.no_grad() is no hindrance."
             )
         with ExitStack() as stack:
-            stack.enter_context(observing(self.model, dtype=self.dtype if self.is_raised else None, draws=self.draws))
+            dtype = self.dtype if self.is_raised else None
+            stack.enter_context(observing(self.model, dtype=dtype, draws=self.draws, others=self.others))
             stack.enter_context(hooks_set_aside(self.params))
             if self.has_stand_ins:
                 stack.enter_context(standing_in(self.model, self.stand_ins))
@@ -111,23 +114,30 @@ class Objective:
             raise
 
     def gradient(self, loss: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
-        """Of a loss, in each leaf; zero where it is not used.
+        """Of a loss, in each leaf; zero where it is not used, NaN where the loss is not finite, with its derivative.
 
         Raises:
             ShapeError: the loss depends on none of them, or on a parameter that was replaced by a stand-in.
+            RuntimeError: only `backward()` might find what it depends on.
         """
         g = self.pulled(loss, torch.ones_like(loss), create_graph)
         if all(part is None for part in g):
-            raise ShapeError(
-                f"{self.name}: the loss must depend on the parameters measured; it depends on none of them. Was the "
-                "model copied or replaced after the optimizer was made?"
-            )
+            if has_python_node(loss):
+                raise RuntimeError("Only backward() finds the gradient (reentrant checkpoints?). Measure by `hessian`.")
+            raise self.unreached()
+        if not math.isfinite(loss.detach()):  # that of no examples has gradients of zero
+            return tuple(w * math.nan for w in self.leaves)
         return tuple(torch.zeros_like(w) if part is None else part for w, part in zip(self.leaves, g, strict=True))
 
     def loss(self) -> float:
         """The loss without a gradient."""
         with self.environment(), torch.no_grad():
             return sum(weight * float(self.evaluate(piece, weight, self.loss_fn)) for piece, weight in self.pieces)
+
+    def plain_loss(self) -> float:
+        """The loss as `loss_fn` gives it, with the same draws, when it may choose its own kernels."""
+        with observing(self.model, draws=self.draws, others=self.others), hooks_set_aside(self.params):
+            return sum(weight * float(self.loss_fn(self.model, piece).detach()) for piece, weight in self.pieces)
 
     def in_precision(self, dtype: torch.dtype) -> Objective:
         """The same loss, with the same random draws, of copies of the parameters in another type."""
@@ -157,6 +167,13 @@ class Objective:
         if any(part is not None for part in found[len(self.leaves) :]):
             raise self.reached_directly()
         return found[: len(self.leaves)]
+
+    def unreached(self) -> ShapeError:
+        """What to say to a loss of other parameters."""
+        return ShapeError(
+            f"{self.name}: the loss must depend on the parameters measured; it depends on none of them. Was the "
+            "model copied or replaced after the optimizer was made?"
+        )
 
     def reached_directly(self) -> ShapeError:
         """What to say to a loss that does not see the stand-ins."""

@@ -13,32 +13,46 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .bystanders import Bystander
+
 
 @contextmanager
 def observing(
-    model: nn.Module, *, dtype: torch.dtype | None = None, draws: RandomStates | None = None
+    model: nn.Module,
+    *,
+    dtype: torch.dtype | None = None,
+    draws: RandomStates | None = None,
+    others: Sequence[Bystander] = (),
 ) -> Iterator[None]:
     """Gradients on, kernels twice differentiable; afterwards buffers and random states are as they were.
 
-    Attention runs in its plain form, compiled modules run eagerly, and embeddings do not renormalise. The forward
+    Attention runs in its plain form, what is compiled runs eagerly, and embeddings do not renormalise. The forward
     pass works on copies of the buffers, of this floating type if one is given, so that graphs built here stay valid
     when the originals change, and the originals keep every bit. With `draws`, random numbers start from there.
+
+    Kept: the buffers of the model and of modules among `others`; the states of torch's, Python's and numpy's global
+    generators and of generators among `others`. Not kept: buffers of any other module, any other generator, numpy's
+    and Python's own generator objects among them, and attributes that a forward pass sets in Python.
     """
-    originals = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    own = list(model.modules())
+    foreign = {id(part): part for each in others if isinstance(each, nn.Module) for part in each.modules()}
+    strangers = [part for i, part in foreign.items() if i not in set(map(id, own))]
+    originals = [(module, dict(module._buffers), dtype) for module in own if module._buffers]
+    originals += [(module, dict(module._buffers), None) for module in strangers if module._buffers]
     with ExitStack() as stack:
-        stack.enter_context(_random_states_kept(model, draws))
+        stack.enter_context(_random_states_kept(model, draws, others))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(_not_renormalising(model))
-        if any(is_compiled(module) for module in model.modules()):
+        stack.enter_context(_not_renormalising([*own, *strangers]))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
-            for module, buffers in originals:
+            for module, buffers, floating in originals:
                 for name, buffer in buffers.items():
-                    module._buffers[name] = None if buffer is None else _copied(buffer, dtype)
+                    module._buffers[name] = None if buffer is None else _copied(buffer, floating)
             yield
         finally:
-            for module, buffers in originals:
+            for module, buffers, _ in originals:
                 module._buffers.update(buffers)
 
 
@@ -54,9 +68,10 @@ class RandomStates:
     torch_cuda: dict[torch.device, Tensor]
     python: tuple[Any, ...]
     numpy: Any
+    others: tuple[tuple[torch.Generator, Tensor], ...] = ()
 
     @classmethod
-    def taken(cls, model: nn.Module) -> RandomStates:
+    def taken(cls, model: nn.Module, others: Sequence[Bystander] = ()) -> RandomStates:
         devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
         numpy_random = sys.modules.get("numpy.random")
         return cls(
@@ -64,6 +79,7 @@ class RandomStates:
             {device: torch.cuda.get_rng_state(device) for device in devices},
             random.getstate(),
             numpy_random.get_state() if numpy_random else None,
+            tuple((each, each.get_state()) for each in others if isinstance(each, torch.Generator)),
         )
 
     def put_back(self) -> None:
@@ -73,11 +89,13 @@ class RandomStates:
         random.setstate(self.python)
         if self.numpy is not None:
             sys.modules["numpy.random"].set_state(self.numpy)
+        for generator, state in self.others:
+            generator.set_state(state)
 
 
 @contextmanager
-def _random_states_kept(model: nn.Module, draws: RandomStates | None) -> Iterator[None]:
-    before = RandomStates.taken(model)
+def _random_states_kept(model: nn.Module, draws: RandomStates | None, others: Sequence[Bystander]) -> Iterator[None]:
+    before = RandomStates.taken(model, others)
     try:
         if draws is not None:
             draws.put_back()
@@ -87,9 +105,9 @@ def _random_states_kept(model: nn.Module, draws: RandomStates | None) -> Iterato
 
 
 @contextmanager
-def _not_renormalising(model: nn.Module) -> Iterator[None]:
+def _not_renormalising(modules: Sequence[nn.Module]) -> Iterator[None]:
     """An embedding with max_norm rewrites its weights in the forward pass; not while we look."""
-    embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm]
+    embeddings = [m for m in modules if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm]
     limits = [embedding.max_norm for embedding in embeddings]
     try:
         for embedding in embeddings:
@@ -116,3 +134,24 @@ def hooks_set_aside(params: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for w, hooks in hooked:
             w._backward_hooks = hooks
+
+
+@contextmanager
+def gradients_set_aside(leaves: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, `.grad` is None until it is written; a user's hooks on these leaves see none of that."""
+    distinct = list({id(w): w for w in leaves}.values())
+    gradients = [w.grad for w in distinct]
+    # torch holds on to the dict of these hooks itself: they are taken out of it.
+    hooked = [(hooks, dict(hooks)) for w in distinct if (hooks := w._post_accumulate_grad_hooks)]
+    try:
+        for w in distinct:
+            w.grad = None
+        for hooks, _ in hooked:
+            hooks.clear()
+        with hooks_set_aside(distinct):
+            yield
+    finally:
+        for hooks, kept in hooked:
+            hooks.update(kept)
+        for w, g in zip(distinct, gradients, strict=True):
+            w.grad = g

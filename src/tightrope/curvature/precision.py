@@ -27,7 +27,7 @@ class Precise(TorchFunctionMode):
     Convolutions are taken in a form that is cheap to differentiate twice.
 
     Attributes:
-        num_calls: Functions called so far; it grows in a backward pass that runs Python.
+        num_calls: Functions called so far, attributes aside; it grows in a backward pass that runs Python.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -35,9 +35,9 @@ class Precise(TorchFunctionMode):
         self.num_calls = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.num_calls += 1
         if func.__name__ in ("__get__", "__set__", "__delete__"):
             return func(*args, **(kwargs or {}))
+        self.num_calls += 1
         args, kwargs = [self.raised(x) for x in args], {key: self.raised(x) for key, x in (kwargs or {}).items()}
         if CASTS.get(func) in self.below:
             return args[0].to(self.dtype)

@@ -18,7 +18,7 @@ from tightrope.errors import ConfigError
 from .differences import FiniteDifference
 from .loss_curvature import LossCurvature, LossFn, SelfCheck
 from .memory import graph_hessian, hessian_after_out_of_memory, is_out_of_memory
-from .pieces import few
+from .pieces import batch_tensors, few
 from .products import Hessian
 from .rebuilt import RebuiltHessian
 from .selfcheck import self_check, summary
@@ -79,7 +79,7 @@ def hessian(
         return ASKED[route](model, loss_fn, batch, params=params, chunk_size=chunk_size)
     if route != "auto":
         raise ConfigError(f"hessian: route must be 'auto' or one of {', '.join(ASKED)}; got {route!r}.")
-    checks, key = _checks.setdefault(model, {}), _key(model, loss_fn, params)
+    checks, key = _checks.setdefault(model, {}), _key(model, loss_fn, batch, params)
     check = checks.get(key) or (None if checks else known)
     if check is None or check.is_passed:
         budget = math.inf if max_bytes is None else max_bytes
@@ -143,13 +143,14 @@ def _checked(
     return self_check(H)
 
 
-def _key(model: nn.Module, loss_fn: LossFn, params: Sequence[Tensor] | None) -> Any:
+def _key(model: nn.Module, loss_fn: LossFn, batch: Any, params: Sequence[Tensor] | None) -> Any:
     """What a check holds for: the loss and what it holds, the parameters, the modes and the switches of modules."""
     shapes = tuple((w.shape, w.dtype, w.requires_grad) for w in (model.parameters() if params is None else params))
     switches = tuple(
         tuple(value for value in vars(module).values() if isinstance(value, bool | str)) for module in model.modules()
     )
-    return _loss_key(loss_fn), shapes, switches
+    leaves = tuple(x.requires_grad for x in batch_tensors(batch))  # what a reentrant checkpoint looks at
+    return _loss_key(loss_fn), shapes, switches, leaves
 
 
 def _loss_key(loss_fn: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 from .differences import GradientField, mixed_direction
 from .loss_curvature import SelfCheck
 from .memory import is_out_of_memory
+from .objective import Objective
 from .products import Hessian
 from .rebuilt import RebuiltHessian
 
@@ -27,16 +28,24 @@ SAME_GRADIENT = 1e-2
 """Within which two evaluations of a loss are of one loss; random draws can differ between precisions."""
 
 
+SAME_LOSS = 1e-3
+"""Within which the loss measured is the loss that a plain call gives, of the latter."""
+
+INCOMPLETE = "the gradient is not the one backward() finds"
+
+
 def self_check(H: Hessian | RebuiltHessian) -> SelfCheck:
     """Try a Hessian on two vectors.
 
     The difference is taken in float64 where the model can be evaluated in it, and else in the model's own precision.
 
     Returns:
-        SelfCheck.
+        SelfCheck. It also says, without failing, where the loss differs from that of a plain call of loss_fn.
     Cost:
-        2 products and 5 gradients in float64.
+        2 products and 5 gradients in float64, and one loss.
     """
+    if not math.isfinite(H.loss):
+        return SelfCheck(math.nan, math.nan, H.route, False, "the loss is not finite")
     v = mixed_direction(H.gradient, seed=1)
     u = mixed_direction(torch.zeros_like(v), seed=2)
     try:
@@ -48,14 +57,19 @@ def self_check(H: Hessian | RebuiltHessian) -> SelfCheck:
     asymmetry = abs(float(u @ Hv - v @ Hu)) * math.sqrt(H.size)
     symmetry = asymmetry / ((float(Hu.norm()) + float(Hv.norm())) or 1.0)
     disagreement, dtype, obstacle = _disagreement(H, v, Hv)
+    if obstacle == INCOMPLETE:
+        return SelfCheck(symmetry, math.nan, H.route, False, obstacle)
     if not symmetry <= MAX_ASYMMETRY:
         return SelfCheck(symmetry, disagreement, H.route, False, f"products are not symmetric, by {symmetry:.1g}")
+    other = _other_loss(H.objective, H.loss)
     if obstacle:
-        return SelfCheck(symmetry, math.nan, H.route, True, f"symmetric; no difference to compare with: {obstacle}")
+        return SelfCheck(
+            symmetry, math.nan, H.route, True, f"symmetric; no difference to compare with: {obstacle}" + other
+        )
     is_passed = disagreement <= MAX_DISAGREEMENT[dtype]
     manner = "agree with" if is_passed else "do not agree with"
     extent = f"to {disagreement:.1g}" if disagreement else "within their error"
-    words = f"products {manner} differences of gradients, {extent}"
+    words = f"products {manner} differences of gradients, {extent}" + other
     return SelfCheck(symmetry, disagreement, H.route, is_passed, words)
 
 
@@ -65,6 +79,8 @@ def _disagreement(H: Hessian | RebuiltHessian, v: Tensor, Hv: Tensor) -> tuple[f
     for dtype in dict.fromkeys((torch.float64, objective.dtype)):
         try:
             field = GradientField(objective.in_precision(dtype))
+            if field.is_incomplete:
+                return math.nan, dtype, INCOMPLETE
             if not float((field.gradient - H.gradient).norm()) <= SAME_GRADIENT * float(H.gradient.norm()):
                 obstacle = "the loss is another one when it is evaluated again, or in float64"
                 continue
@@ -78,6 +94,21 @@ def _disagreement(H: Hessian | RebuiltHessian, v: Tensor, Hv: Tensor) -> tuple[f
         size = max(float(Hv.norm()), float(d.norm()))
         return max(gap, 0.0) / size if size else 0.0, dtype, ""
     return math.nan, objective.dtype, obstacle
+
+
+def _other_loss(objective: Objective, loss: float) -> str:
+    """Words on a loss that is not what loss_fn gives when left alone, in full precision: then it took other kernels."""
+    if objective.is_raised or any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+        return ""
+    try:
+        plain = objective.plain_loss()
+    except RuntimeError as failure:
+        if is_out_of_memory(failure):
+            raise
+        return ""
+    if abs(plain - loss) <= SAME_LOSS * abs(plain):
+        return ""
+    return f"; the loss measured, {loss:.6g}, is not the {plain:.6g} of a plain call, which may take a fast path"
 
 
 def summary(error: BaseException) -> str:
