@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from tightrope.curvature import Fisher, GaussNewton, Hessian, MicroBatches, top_eigenvalues
 from tightrope.errors import ConfigError, ShapeError, TightropeError
@@ -216,3 +217,16 @@ def test_a_criterion_that_is_linear_has_no_gauss_newton():
     G = GaussNewton(c.model, c.forward, lambda z, batch: z.sum(), c.batch)
     assert not whole(G).any()
     assert whole(GaussNewton(c.model, c.forward, bent, c.batch)).any()
+
+
+@pytest.mark.parametrize("kind", [GaussNewton, Fisher])
+def test_a_reentrant_checkpoint_is_refused_and_not_left_out(kind):
+    """Of an input that is a leaf, as in fine-tuning, the engine would leave out the layer without a word."""
+    model = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 2)])
+
+    def checkpointed(model, x):
+        leaf = x.clone().requires_grad_()
+        return model[1](checkpoint(lambda x: torch.tanh(model[0](x)), leaf, use_reentrant=True))
+
+    with pytest.raises(TightropeError, match="must not checkpoint reentrantly"):
+        kind(model, checkpointed, lambda z, x: z.square().mean(), torch.randn(5, 3))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tightrope.errors import ShapeError, TightropeError
 from tightrope.parameters import flatten
 
-from .engine import differentiated
+from .engine import differentiated, nodes
 from .loss_curvature import LossFn
 from .objective import Objective
 
@@ -72,6 +72,11 @@ def linearised(objective: Objective, forward: LossFn) -> Iterator[Linearised]:
             raise ShapeError(
                 f"{objective.name}: forward(model, batch) must return one floating tensor that depends on the "
                 f"parameters; got {kind}. Return the logits, say model(**batch).logits."
+            )
+        if any(node.name() == "CheckpointFunctionBackward" for node in nodes(z)):
+            raise TightropeError(
+                f"{objective.name}: the model must not checkpoint reentrantly; it does, and what such a checkpoint holds "
+                "is seen by backward() alone. Give it use_reentrant=False, or measure by `hessian`."
             )
         dual = torch.zeros_like(z, requires_grad=True)
         each = Linearised(objective, piece, weight, z, dual, objective.pulled(z, dual))
