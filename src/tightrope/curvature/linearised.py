@@ -75,8 +75,8 @@ def linearised(objective: Objective, forward: LossFn) -> Iterator[Linearised]:
             )
         if any(node.name() == "CheckpointFunctionBackward" for node in nodes(z)):
             raise TightropeError(
-                f"{objective.name}: the model must not checkpoint reentrantly; it does, and what such a checkpoint holds "
-                "is seen by backward() alone. Give it use_reentrant=False, or measure by `hessian`."
+                f"{objective.name}: the model must not checkpoint reentrantly; it does, and only backward() sees what "
+                "such a checkpoint holds. Give it use_reentrant=False, or measure by `hessian`."
             )
         dual = torch.zeros_like(z, requires_grad=True)
         each = Linearised(objective, piece, weight, z, dual, objective.pulled(z, dual))
