@@ -17,11 +17,15 @@ from tightrope.curvature import (
     RebuiltHessian,
     Scaled,
     block_eigenvalues,
+    condition_number,
+    diagonal,
     extreme_eigenvalues,
+    frobenius_norm,
     hessian,
     spectral_density,
     to_scipy,
     top_eigenvalues,
+    trace,
 )
 from tightrope.errors import ConfigError, ShapeError
 
@@ -323,6 +327,10 @@ ASKED = {
     "spectral_density": spectral_density,
     "block_eigenvalues": lambda A: block_eigenvalues(A, {"a": slice(0, 1)}),
     "to_scipy": to_scipy,
+    "trace": trace,
+    "frobenius_norm": frobenius_norm,
+    "diagonal": diagonal,
+    "condition_number": condition_number,
 }
 
 

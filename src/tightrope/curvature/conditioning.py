@@ -12,7 +12,7 @@ from typing import Any
 from tightrope.errors import check_number
 
 from .draws import gaussian, seeded
-from .operators import SymmetricOperator
+from .operators import SymmetricOperator, check_operator
 from .ritz import RitzSpace
 
 
@@ -62,6 +62,7 @@ def condition_number(operator: SymmetricOperator, *, num_products: int = 64, see
     References:
         Parlett 1998, The Symmetric Eigenvalue Problem, chapters 11 and 13.
     """
+    check_operator("condition_number", operator)
     check_number("condition_number: num_products", num_products, lambda num: num >= 1, "be at least 1")
     space = RitzSpace(operator, num_products, keeps_products=False)
     space.extend(gaussian(operator, 1, seeded(seed)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from tightrope.errors import check_number
 
 from .draws import rademacher, seeded
-from .operators import SymmetricOperator
+from .operators import SymmetricOperator, check_operator
 from .ritz import RitzSpace
 
 
@@ -83,7 +83,7 @@ def trace(operator: SymmetricOperator, *, num_products: int = 96, seed: int = 0)
     References:
         Meyer, Musco, Musco, Woodruff 2021, arXiv:2010.09649, Algorithm 1.
     """
-    _check_products("trace", num_products)
+    _check_products("trace", operator, num_products)
     if operator.size <= num_products:
         return _exact(float(_columns(operator).double().trace()), operator, seed)
     deflated = _Deflated(operator, num_products, seed)
@@ -111,7 +111,7 @@ def frobenius_norm(operator: SymmetricOperator, *, num_products: int = 96, seed:
     References:
         Meyer, Musco, Musco, Woodruff 2021, arXiv:2010.09649, Algorithm 1, applied to A A.
     """
-    _check_products("frobenius_norm", num_products)
+    _check_products("frobenius_norm", operator, num_products)
     if operator.size <= num_products:
         return _exact(float(_columns(operator).double().norm()), operator, seed)
     deflated = _Deflated(operator, num_products, seed)
@@ -140,6 +140,7 @@ def diagonal(operator: SymmetricOperator, *, num_vectors: int = 64, seed: int = 
     References:
         Bekas, Kokiopoulou, Saad 2007, Applied Numerical Mathematics 57 (11-12).
     """
+    check_operator("diagonal", operator)
     check_number("diagonal: num_vectors", num_vectors, lambda num: num >= 2, "be at least 2", "An error needs two.")
     if operator.size <= num_vectors:
         values = _columns(operator).diagonal().clone()
@@ -207,6 +208,7 @@ def _exact(value: float, operator: SymmetricOperator, seed: int) -> Estimate:
     return Estimate(value, 0.0, 0, operator.size, seed, "exact")
 
 
-def _check_products(where: str, num_products: int) -> None:
+def _check_products(where: str, operator: SymmetricOperator, num_products: int) -> None:
+    check_operator(where, operator)
     hint = "Hutch++ splits them in three, and a standard error needs two."
     check_number(f"{where}: num_products", num_products, lambda num: num >= 6, "be at least 6", hint)
