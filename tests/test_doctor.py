@@ -11,11 +11,11 @@ from torch import nn
 
 from tightrope.cli import main
 from tightrope.curvature import Hessian, MicroBatches
-from tightrope.doctor import blame, examine, size_words
+from tightrope.doctor import blame, examine
 from tightrope.doctor.footprint import saved_bytes
 from tightrope.errors import ConfigError, ShapeError, UnsupportedOptimizerError
 from tightrope.optim import SAM, freeze
-from tightrope.stability import Probe, restricted
+from tightrope.stability import Probe, restricted, size_words
 
 BUILD = """
 import torch

@@ -8,8 +8,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
-from tightrope.doctor import Examination, counted, examine, plural, size_words
+from tightrope.doctor import Examination, counted, examine, plural
 from tightrope.errors import ConfigError
+from tightrope.stability import size_words
 
 from .building import build, chatter_aside
 from .output import say

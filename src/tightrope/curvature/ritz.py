@@ -111,9 +111,9 @@ class RitzSpace:
     def extend_krylov(self) -> int:
         """Grow the space by the products that lead out of it; returns how many columns that made."""
         ends, products = self._ends, self._AV.last(len(self._ends))
-        known = self._T[:, ends].clone()
+        known = self._T[:, ends]
         self.num_last, self._ends, self._AV = 0, [], Basis(self.operator)
-        for j, (column, c) in zip(ends, zip(products.unbind(1), known.unbind(1), strict=True), strict=True):
+        for j, column, c in zip(ends, products.unbind(1), known.unbind(1), strict=True):
             if self.is_exhausted:
                 self._AV.append(column)
                 self._ends.append(j)
@@ -250,10 +250,11 @@ class RitzSpace:
         self._V.append(v)
         self._AV.append(y)
         m = self.num_columns
-        self._ends.append(m)
+        if not self.keeps_products:
+            self._ends.append(m)
+            self._last_square = self._length(y) ** 2
         self.num_products, self.num_columns, self.num_last = self.num_products + 1, m + 1, self.num_last + 1
         column = self._V.inner(y[:, None])[:, 0].double().cpu()
-        self._last_square = self._length(y) ** 2
         self.is_finite &= bool(column.isfinite().all())
         self._T = torch.nn.functional.pad(self._T, (0, 1, 0, 1))
         self._T[:, m] = self._T[m, :] = column

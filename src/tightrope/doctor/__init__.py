@@ -2,7 +2,7 @@
 
 from .blame import blame
 from .curve import SpectrumCurve, spectrum_curve
-from .examination import Examination, Part, counted, plural, size_words
+from .examination import Examination, Part, counted, plural
 from .examine import examine
 from .snapshot import Snapshot, snapshot
 
@@ -15,7 +15,6 @@ __all__ = [
     "spectrum_curve",
     "SpectrumCurve",
     "blame",
-    "size_words",
     "plural",
     "counted",
 ]

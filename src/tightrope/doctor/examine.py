@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tightrope.curvature import LossCurvature, LossFn, hessian
 from tightrope.errors import ConfigError, TightropeError, check_number
 from tightrope.optim import Frozen, freeze
-from tightrope.stability import NUM_OTHERS, Allotment, Measurement, Probe, allotted
+from tightrope.stability import NUM_OTHERS, Allotment, Measurement, Probe, allotted, size_words
 
 from .blame import blame
-from .examination import RARE, Examination, cadence, counted, finding, size_words
+from .examination import RARE, Examination, cadence, counted, finding
 from .footprint import free_bytes, saved_bytes
 from .last_layer import last_layer
 from .manner import manner

@@ -74,11 +74,6 @@ class StepHooks:
             handle.remove()
         self._handles, self._before, self.captured, self.norms = [], None, None, None
 
-    @property
-    def params(self) -> tuple[Tensor, ...]:
-        """What the optimizer moves now, in the order of its groups."""
-        return tuple(w for group in self.optimizer.param_groups for w in group["params"] if w.requires_grad)
-
     def _enter(self, *unused: Any) -> None:
         if not self.is_wanted(self.num_steps + 1):
             return
@@ -86,7 +81,7 @@ class StepHooks:
             self.norms = self._gradient_norms()
             self._before = None
             if self.wants_step:
-                params = self.params
+                params = moved(self.optimizer)
                 w = flatten([part.detach() for part in params])
                 g = flatten([torch.zeros_like(part) if part.grad is None else part.grad for part in params])
                 self._before = params, w, g / self._grad_scale()
@@ -104,7 +99,7 @@ class StepHooks:
                 self.captured = Captured(self.num_steps, params, w, g, frozen, float(g.norm()))
 
     def _gradient_norms(self) -> Tensor | None:
-        gradients = [w.grad for w in self.params if w.grad is not None]
+        gradients = [w.grad for w in moved(self.optimizer) if w.grad is not None]
         if not gradients:
             return None
         dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
@@ -115,3 +110,8 @@ class StepHooks:
         """What a gradient scaler multiplied the gradients by and a fused optimizer will divide them by."""
         scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
         return 1.0 if scale is None else scale
+
+
+def moved(optimizer: torch.optim.Optimizer) -> tuple[Tensor, ...]:
+    """What an optimizer moves now, in the order of its groups."""
+    return tuple(w for group in optimizer.param_groups for w in group["params"] if w.requires_grad)

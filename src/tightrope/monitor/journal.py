@@ -10,10 +10,11 @@ import tomli_w
 from torch.optim import Optimizer
 
 from tightrope.optim import Frozen, freeze
-from tightrope.stability import RunVerdict, StepCurvature
+from tightrope.stability import RunVerdict, StepCurvature, size_words
 from tightrope.store import FORMAT, RunWriter, claim, environment
 
 from .budget import Budget
+from .hooks import moved
 from .probe_set import ProbeSet
 from .reading import Reading
 from .schedule import Schedule
@@ -51,7 +52,7 @@ class Journal:
         resolved = checked(sinks)
         path = claim(Path("runs"), name) if run_dir is None else Path(run_dir)
         watched = {key: value for key, value in settings.items() if value is not None}
-        params = [w for group in optimizer.param_groups for w in group["params"] if w.requires_grad]
+        params = moved(optimizer)
         journal = cls(RunWriter.new(path, tomli_w.dumps({"watch": watched})), resolved, say)
         journal.writer.write(
             "start",
@@ -136,17 +137,3 @@ def _edge(frozen: Frozen) -> str:
         return "edge at ratio 1 (its groups have different thresholds)"
     lr = frozen.groups[0].lr
     return f"edge at {threshold * lr:.4g}/lr = {threshold:,.6g}" if lr > 0 else "edge at infinity while lr is 0"
-
-
-def size_words(num_bytes: float) -> str:
-    """A number of bytes, in words.
-
-    Example:
-        >>> size_words(3_140_000)
-        '3.14 MB'
-    """
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} GB"

@@ -154,9 +154,9 @@ class Reader:
         if clipped is not None:
             held, frozen = held.clipped(clipped), frozen.clipped(clipped)
         former = self._landmark
-        has_former = former is not None and len(former.x) == len(captured.w)
+        along = former.x if former is not None and len(former.x) == len(captured.w) else None
         self.probe.max_products = self._plain.max_products = self.max_products
-        m = self.probe.measure(held, batch, w=captured.w, along=former.x if has_former and former else None)
+        m = self.probe.measure(held, batch, w=captured.w, along=along)
         plain_ratio = m.ratio
         if num_dormant and m.has_ratio:
             plain_ratio = self._plain.measure(frozen, batch, w=captured.w).ratio

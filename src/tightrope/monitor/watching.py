@@ -14,7 +14,7 @@ from tightrope.errors import ConfigError, ShapeError, check_number
 from tightrope.optim import freeze
 from tightrope.stability import Measurement, run_verdict
 
-from .hooks import Captured, Guard, StepHooks
+from .hooks import Captured, Guard, StepHooks, moved
 from .journal import Journal
 from .probe_set import ProbeSet, fingerprint, generators_kept, micro_batches
 from .reading import Reader, Reading
@@ -79,9 +79,9 @@ class Watching:
         self._plan(self._hooks, has_acted=True)
 
     @property
-    def params(self) -> list[Tensor]:
+    def params(self) -> tuple[Tensor, ...]:
         """What the optimizer moves."""
-        return [w for group in self.optimizer.param_groups for w in group["params"] if w.requires_grad]
+        return moved(self.optimizer)
 
     def looks_at(self, step: int) -> bool:
         """Whether the optimizer step of this number is looked at."""

@@ -9,6 +9,7 @@ from .minibatch import BatchLook, BatchMargin, batch_look, batch_margin, shared_
 from .operator import ratio_operator
 from .probe import REASONS, Probe, measure
 from .recurrence import asymptotic_growth_factor, growth_at_ratio, periodic_growth, recurrence
+from .sizes import size_words
 from .step_curvature import StepCurvature, step_curvature
 from .verdict import EDGE_BAND, NUM_EARLY_STEPS, RunVerdict, Verdict, run_verdict, verdict
 
@@ -26,6 +27,7 @@ __all__ = [
     "restricted",
     "Probe",
     "REASONS",
+    "size_words",
     "measure",
     "floored",
     "FLOOR",
