@@ -65,14 +65,22 @@ class Journal:
         return journal
 
     def introduce(
-        self, optimizer: Optimizer, schedule: Schedule, step: int, route: str, data: ProbeSet, *, is_kept: bool
+        self,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        step: int,
+        route: str,
+        data: ProbeSet,
+        *,
+        is_kept: bool,
+        is_minibatch: bool,
     ) -> None:
         """The first line: optimizer, edge, route, budget, cadence, data and run directory."""
         frozen, used = freeze(optimizer), max(1, round(schedule.share * data.size))
         if schedule.every is not None:
             cadence = f"a reading every {schedule.every} steps"
         else:
-            first, then = schedule.forecast(step)
+            first, then = schedule.forecast(step, is_minibatch=is_minibatch)
             cadence = (
                 f"at most {schedule.limit:.3g} of the process time, so a reading at about step {first:,}, then "
                 f"about every {then:,} steps"

@@ -5,6 +5,7 @@ Legend: g = gradient of the step, w = weights before it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,7 @@ class Reading:
         step: Of the optimizer.
         measurement: The headline; in minibatch training with dormant coordinates held at a floor.
         verdict: What it supports.
-        plain_ratio: Without the floor; the headline's where nothing is dormant.
+        plain_ratio: Without the floor; the headline's where nothing is dormant, NaN where it was not taken.
         num_dormant: Coordinates held at the floor.
         lr: Learning rate that made the step.
         next_lr: That the optimizer holds now.
@@ -105,7 +106,7 @@ class Reading:
         told = {
             "ratio": m.ratio,
             "residual": m.residual,
-            "sharpness": m.sharpness,
+            **({"sharpness": m.sharpness} if math.isfinite(m.sharpness) else {}),
             "participation": m.participation,
             "lr": self.lr,
             "next_ratio": self.next_ratio,
@@ -125,6 +126,7 @@ class Reader:
         rtol, seed: Of the eigensolves.
     Attributes:
         max_products: How many products a solve may spend.
+        has_sharpness, has_plain: Whether to take the raw sharpness, and the ratio without the floor, as well.
     """
 
     def __init__(
@@ -139,6 +141,7 @@ class Reader:
     ) -> None:
         self.model, self.loss_fn, self.clip_norm, self.names = model, loss_fn, clip_norm, names
         self.max_products = 64
+        self.has_sharpness, self.has_plain = True, True
         self.probe = Probe(model, loss_fn, rtol=rtol, seed=seed, audit_every=0)
         self._plain = Probe(model, loss_fn, rtol=rtol, seed=seed, audit_every=0, has_sharpness=False)
         self._landmark: Landmark | None = None
@@ -156,9 +159,10 @@ class Reader:
         former = self._landmark
         along = former.x if former is not None and len(former.x) == len(captured.w) else None
         self.probe.max_products = self._plain.max_products = self.max_products
+        self.probe.has_sharpness = self.has_sharpness
         m = self.probe.measure(held, batch, w=captured.w, along=along)
-        plain_ratio = m.ratio
-        if num_dormant and m.has_ratio:
+        plain_ratio = float("nan") if num_dormant else m.ratio
+        if num_dormant and m.has_ratio and self.has_plain:
             plain_ratio = self._plain.measure(frozen, batch, w=captured.w).ratio
         said = verdict(m, captured.step, is_adaptive=_is_adaptive(frozen))
         return Reading(

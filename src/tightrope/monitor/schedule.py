@@ -15,24 +15,30 @@ from torch import Tensor, nn
 
 from tightrope.curvature import LossFn, hessian
 
-from .budget import Budget
+from .budget import MARGIN, Budget
 from .probe_set import ProbeSet
 
-STEPS_BETWEEN = 50
+STEPS_BETWEEN = 60
 """Between readings: a probe set is cut down until the budget allows that."""
 LEAST_EXAMPLES = 32
-"""A probe set is not cut down further."""
-TRIAL_SIZES = (8, 64)
+"""A probe set is not cut down further, nor below half a step's batch: few examples overstate the sharpness."""
+FEWEST_EXAMPLES = 8
+"""However small the batches."""
+TRIAL_SIZES = (8, 32)
 """Examples on which the model is tried and timed."""
-COLD_PRODUCTS, WARM_PRODUCTS = 24, 9
-"""Of a first and of a later reading, ratio and sharpness together, until some have been seen."""
-LEAST_PRODUCTS, MOST_PRODUCTS = 6, 64
+NUM_PRODUCTS = 6
+"""Of a solve, until some have been seen."""
+LEAST_PRODUCTS, MOST_PRODUCTS = 8, 64
 LOG_SHARE = 0.25
 """Of the budget, that losses, learning rates and norms of gradients may take."""
 NUM_PACES = 9
 """Of the loop's last steps, whose median is its pace: the first steps of a loop are slow for reasons of their own."""
-FULL_BATCH_CYCLE = ("reading", "glance")
-MINIBATCH_CYCLE = ("reading", "glance", "reading", "look")
+FULL_BATCH_SHARES = {"reading": 0.9, "glance": 0.1}
+MINIBATCH_SHARES = {"reading": 0.75, "glance": 0.1, "look": 0.15}
+"""Of the time spent measuring: next comes the kind that is furthest behind its share."""
+EXTRAS = ("", "sharpness", "", "", "plain", "")
+"""What readings take beside the ratio, in turn: nothing, the raw sharpness, or the ratio without the floor."""
+MEAN_SOLVES = sum(2 if extra else 1 for extra in EXTRAS) / len(EXTRAS)
 
 
 @dataclass(frozen=True)
@@ -70,21 +76,20 @@ class Schedule:
         self.limit, self.every = limit, every
         self.budget = Budget(math.inf if every else limit)
         self.share, self.is_settled, self.num_readings = 1.0, False, 0
-        self._place = 0
+        self._spent = dict.fromkeys(MINIBATCH_SHARES, 0.0)
         self._products: list[int] = []
+        self._product = 0.0
         self._paces: deque[float] = deque(maxlen=NUM_PACES)
         self._seen = (0, 0.0)
 
-    def settle(self, trial: Trial, size: int) -> None:
-        """Take in what things cost, and cut the probe set down if readings would be too rare."""
+    def settle(self, trial: Trial, size: int, batch_size: int | None) -> None:
+        """Take in what things cost, and cut a probe set of this size down if readings would be too rare."""
         if self.every is None:
-            allowed = self.limit * self.seconds_per_step * STEPS_BETWEEN
-            constant, whole = trial.seconds(0, WARM_PRODUCTS), trial.seconds(size, WARM_PRODUCTS)
-            share = (allowed - constant) / (whole - constant) if whole > constant else 1.0
-            self.share = min(1.0, max(share, LEAST_EXAMPLES / max(size, 1)))
+            self.share = self._affordable(trial, size, batch_size)
         n = self.share * size
-        self.budget.expect("cold", trial.seconds(n, COLD_PRODUCTS))
-        self.budget.expect("reading", trial.seconds(n, WARM_PRODUCTS))
+        for extra in EXTRAS:
+            self.budget.expect(extra, trial.seconds(n, NUM_PRODUCTS * (2 if extra else 1)))
+        self._product = trial.seconds(n, 1, num_builds=0)
         self.budget.expect("look", trial.seconds(n, 2, num_builds=2))
         self.budget.expect("glance", trial.seconds(n, 0, num_builds=4))
         self.is_settled = True
@@ -95,25 +100,32 @@ class Schedule:
             return "reading" if (step + 1) % self.every == 0 else None
         if not self.is_settled:
             return None
-        cycle = MINIBATCH_CYCLE if is_minibatch and has_probe else FULL_BATCH_CYCLE
-        kind = cycle[self._place % len(cycle)]
+        shares = MINIBATCH_SHARES if is_minibatch and has_probe else FULL_BATCH_SHARES
+        kind = min(shares, key=lambda kind: self._spent[kind] / shares[kind])
         return kind if self.budget.affords(self._price(kind)) else None
 
     def done(self, kind: str, seconds: float, num_products: int = 0) -> None:
-        """Take in what was done, and what it took."""
+        """Take in what was done, and what it took; `num_products` of a reading's solve for the ratio."""
         self.budget.expect(self._price(kind), seconds)
-        self._place += 1
+        self._spent[kind] += seconds
         if kind == "reading":
             self.num_readings += 1
             self._products.append(num_products)
 
+    def takes(self, extra: str) -> bool:
+        """Whether the reading that comes next takes the "sharpness", or the "plain" ratio, as well."""
+        return self.every is not None or EXTRAS[self.num_readings % len(EXTRAS)] == extra
+
     @property
     def max_products(self) -> int:
-        """What one solve may spend: all it needs from cold, later about twice what it took so far."""
-        if self.every is not None or not self._products:
+        """What one solve may spend: the first what there is room for, a later one about twice what they took so far."""
+        if self.every is not None:
             return MOST_PRODUCTS
-        recent = sorted(self._products[-5:])
-        return min(MOST_PRODUCTS, max(LEAST_PRODUCTS, recent[len(recent) // 2]))
+        if self._products:
+            wanted = 2 * median(self._products[-5:])
+        else:
+            wanted = self.budget.room / self._product if self._product > 0 else MOST_PRODUCTS
+        return min(MOST_PRODUCTS, max(LEAST_PRODUCTS, round(wanted)))
 
     @property
     def stride(self) -> int:
@@ -136,15 +148,30 @@ class Schedule:
         """Process time of a step of the loop itself, of late."""
         return max(median(self._paces), 1e-9) if self._paces else 1e-9
 
-    def forecast(self, num_steps: int) -> tuple[int, int]:
+    def forecast(self, num_steps: int, *, is_minibatch: bool) -> tuple[int, int]:
         """At which step the first reading may be expected, and how many steps from one to the next after that."""
-        per_step = (1 - LOG_SHARE) * self.limit * self.seconds_per_step
-        first = max(0.0, self.budget.costs["cold"] - self.budget.room) / per_step
-        both = self.budget.costs["reading"] + self.budget.costs["glance"]
-        return num_steps + math.ceil(first), math.ceil(both / per_step)
+        per_step, costs = self.limit * self.seconds_per_step, self.budget.costs
+        first = max(0.0, MARGIN * costs[EXTRAS[0]] - self.budget.room) / per_step
+        shares = MINIBATCH_SHARES if is_minibatch else FULL_BATCH_SHARES
+        mean = sum(costs[extra] for extra in EXTRAS) / len(EXTRAS) / shares["reading"]
+        return num_steps + math.ceil(first), math.ceil(mean / per_step)
 
     def _price(self, kind: str) -> str:
-        return "cold" if kind == "reading" and not self.num_readings else kind
+        return EXTRAS[self.num_readings % len(EXTRAS)] if kind == "reading" else kind
+
+    def _affordable(self, trial: Trial, size: int, batch_size: int | None) -> float:
+        """The share of the probe set on which a reading is due every STEPS_BETWEEN steps.
+
+        Where what is the same for any number of examples makes up half of what a product takes, fewer would save
+        next to nothing.
+        """
+        allowed = self.limit * FULL_BATCH_SHARES["reading"] * self.seconds_per_step * STEPS_BETWEEN
+        num_products = NUM_PRODUCTS * MEAN_SOLVES
+        nothing, whole = trial.seconds(0, num_products), trial.seconds(size, num_products)
+        wanted = size * (allowed - nothing) / (whole - nothing) if whole > nothing else size
+        constant, each = trial.product
+        least = min(LEAST_EXAMPLES, max(FEWEST_EXAMPLES, (batch_size or size) // 2))
+        return min(1.0, max(wanted, least, constant / each if each > 0 else size) / max(size, 1))
 
 
 def tried(model: nn.Module, loss_fn: LossFn, data: ProbeSet, params: Sequence[Tensor]) -> Trial:

@@ -22,7 +22,7 @@ from .schedule import MOST_PRODUCTS, Schedule, tried
 from .sinks import Sink
 from .step_log import NotFinite, StepLog
 
-RTOL = 0.02
+RTOL = 0.05
 """Of the eigensolves: their values are closer than their residuals by far."""
 STEPS_TO_SETTLE = 10
 """Before anything is timed: the first steps of a loop are slow for reasons of their own."""
@@ -149,16 +149,24 @@ class Watching:
         if data is None or not data.is_complete or (self.schedule.every is None and self.step_number < STEPS_TO_SETTLE):
             return
         trial = tried(self.model, self.loss_fn, data, self.params)
-        self.schedule.settle(trial, data.size)
+        self.schedule.settle(trial, data.size, None if batch is None else ProbeSet([batch]).size)
         is_kept = self.probe is not None
-        self.journal.introduce(self.optimizer, self.schedule, self.step_number, trial.route, data, is_kept=is_kept)
+        self.journal.introduce(
+            self.optimizer,
+            self.schedule,
+            self.step_number,
+            trial.route,
+            data,
+            is_kept=is_kept,
+            is_minibatch=len(self._fingerprints) > 1,
+        )
 
     def _act(self, kind: str, captured: Captured, batch: Any) -> None:
         """Carry out what was due at this step."""
         began, data, num_products = self.budget.clock(), self._data(batch), 0
         if kind == "reading":
             reading = self._read(captured, data, batch)
-            num_products = reading.measurement.num_products
+            num_products = reading.measurement.num_products // (1 + self.reader.has_sharpness)
         elif kind == "look":
             self.reader.look(captured, batch, data)
         else:
@@ -169,7 +177,9 @@ class Watching:
         self._check_finite(captured)
         lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.is_minibatch |= len(self._fingerprints) > 1
-        self.reader.max_products = self.schedule.max_products
+        reader, schedule = self.reader, self.schedule
+        reader.max_products = schedule.max_products
+        reader.has_sharpness, reader.has_plain = schedule.takes("sharpness"), schedule.takes("plain")
         reading = self.reader.read(captured, data, batch, lrs, is_minibatch=self.is_minibatch)
         if self.probe is not None and self.schedule.share == 1:
             self.is_minibatch |= not self.reader.is_of(captured)
