@@ -40,7 +40,7 @@ def observing(
     originals = [(module, dict(module._buffers), dtype) for module in own if module._buffers]
     originals += [(module, dict(module._buffers), None) for module in strangers if module._buffers]
     with ExitStack() as stack:
-        stack.enter_context(_random_states_kept(model, draws, others))
+        stack.enter_context(random_states_kept(model, draws, others))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_not_renormalising([*own, *strangers]))
@@ -94,7 +94,8 @@ class RandomStates:
 
 
 @contextmanager
-def _random_states_kept(model: nn.Module, draws: RandomStates | None, others: Sequence[Bystander]) -> Iterator[None]:
+def random_states_kept(model: nn.Module, draws: RandomStates | None, others: Sequence[Bystander]) -> Iterator[None]:
+    """Afterwards every generator stands where it stood; with `draws`, random numbers inside start from there."""
     before = RandomStates.taken(model, others)
     try:
         if draws is not None:

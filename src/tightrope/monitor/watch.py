@@ -9,7 +9,7 @@ import atexit
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -137,6 +137,8 @@ class Watcher:
     def resume(self) -> None:
         """Watch again."""
         self._is_paused = False
+        if self._watching is not None:
+            self._watching.go_on()
 
     def close(self) -> None:
         """Take every hook away, store how the run ended, and let go of the model. Called again, it does nothing."""
@@ -204,4 +206,5 @@ class Pause:
 
 def say(words: str) -> None:
     """One line for the person at the terminal; on stderr, so that a program's own output stays its own."""
-    print(f"tightrope: {words}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # nobody is listening
+        print(f"tightrope: {words}", file=sys.stderr, flush=True)

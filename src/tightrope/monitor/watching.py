@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tightrope.curvature import LossFn, observing
-from tightrope.errors import ConfigError, ShapeError, check_number
+from tightrope.curvature import (
+    Draws,
+    LossFn,
+    MicroBatches,
+    Repetition,
+    observing,
+    repetition,
+    working_dtype,
+)
+from tightrope.errors import ConfigError
 from tightrope.optim import freeze
 from tightrope.stability import Measurement, run_verdict
 
-from .hooks import Captured, Guard, StepHooks, moved
+from .admission import check_loss, check_ownership, check_settings, unwrapped
+from .confinement import confined, on_trial
+from .health import Health
+from .hooks import Captured, Guard, StepHooks, moved, placed
 from .journal import Journal
 from .probe_set import ProbeSet, fingerprint, generators_kept, micro_batches
 from .reading import Reader, Reading
 from .schedule import MOST_PRODUCTS, Schedule, tried
 from .sinks import Sink
-from .step_log import NotFinite, StepLog
+from .step_log import StepLog
 
 RTOL = 0.02
 """Of the eigensolves: their values are closer than their residuals by far."""
 STEPS_TO_SETTLE = 10
 """Before anything is timed: the first steps of a loop are slow for reasons of their own."""
 
-SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "nu")
-"""As optimizers call them in their state."""
+MAX_UNTOLD = 100
+"""Steps of the optimizer that the loop may leave untold before it is reminded."""
+DRAW_RTOL = 0.02
+"""Relative spread of a random loss that is left, as far as `MAX_DRAWS` go."""
+MAX_DRAWS = 4
+"""Of random numbers that a reading is the mean over; each costs as much as a reading without."""
 
 
 class Watching:
@@ -48,23 +65,26 @@ class Watching:
         clip_norm: float | None,
         sinks: Sequence[Sink],
     ) -> None:
+        check_loss(model, loss_fn)
         self.model, self.loss_fn, self.optimizer = model, loss_fn, unwrapped(optimizer)
         self.names = {id(w): name for name, w in model.named_parameters()}
-        self._check_ownership()
+        check_ownership(self.params, self.names)
         frozen = freeze(self.optimizer)
         if frozen.status == "no_threshold":
             raise ConfigError(f"watch: {frozen.reason}")
         with observing(model), generators_kept(probe):  # reading an iterable may draw random numbers
             self.probe = ProbeSet.of(probe)
-        _check_settings(budget, every, clip_norm)
+        check_settings(budget, every, clip_norm)
         self.schedule = Schedule(budget, every)
         self.budget = self.schedule.budget
         self.reader = Reader(model, loss_fn, clip_norm=clip_norm, names=self.names, rtol=RTOL)
-        self.step_number, self._told, self._num_skipped = 0, 0, 0
+        self.step_number, self._told, self._num_told, self._num_skipped = 0, 0, 0, 0
         settings = {"budget": budget, "every": every, "clip_norm": clip_norm}
         names = {"model": type(model).__name__, "optimizer": type(self.optimizer).__name__}
+        self._say = say
         self.journal = Journal.begun(self.optimizer, run_dir, sinks, say, {**names, **settings})
         self.log = StepLog(self.journal.step, self.journal.not_finite)
+        self._health = Health(self.optimizer, self.names)
         self.readings: list[Reading] = []
         self.is_minibatch = False
         self._hooks: StepHooks | None = None
@@ -72,10 +92,19 @@ class Watching:
         self._next_look, self._inside = 1, 0.0
         self._batch: Any = None
         self._fingerprints: set[Any] = set()
+        self._place = placed(self.params)
+        self._repetition, self._num_draws = Repetition(0.0, True), 1
+        self._draws: Draws | None = None
+        self._is_reminded = False
 
     def set_hooks(self, is_wanted: Callable[[int], bool], guard: Guard) -> None:
         """Begin to look at the optimizer's steps."""
         self._hooks = StepHooks(self.optimizer, is_wanted, guard)
+        if not self._hooks.is_alone:
+            self._say(
+                "watch: this optimizer is watched already; both watch it from now on, each within its own budget. "
+                "Close the other if it was left over."
+            )
         self._plan(self._hooks, has_acted=True)
 
     @property
@@ -85,7 +114,19 @@ class Watching:
 
     def looks_at(self, step: int) -> bool:
         """Whether the optimizer step of this number is looked at."""
-        return step >= self._next_look
+        num_untold = step - 1 - self._told
+        if num_untold >= MAX_UNTOLD and not self._is_reminded:
+            self._is_reminded = True
+            self._say(
+                f"step: call watcher.step(batch, loss) after every optimizer.step(); {num_untold} steps were taken "
+                "without, and nothing can be measured of them."
+            )
+        return step >= self._next_look and num_untold < MAX_UNTOLD
+
+    def go_on(self) -> None:
+        """Steps that were taken in a pause need not be told."""
+        assert self._hooks is not None
+        self._told = self._hooks.num_steps
 
     def is_told(self) -> bool:
         """Count a step the loop tells of; whether there is more to do about it."""
@@ -95,6 +136,7 @@ class Watching:
             self._num_skipped += 1  # a gradient scaler that met an infinity steps over the optimizer
             return False
         self._told = step
+        self._num_told += 1
         return self.looks_at(step)
 
     def step(self, batch: Any, loss: Any) -> None:
@@ -103,7 +145,8 @@ class Watching:
         hooks, batch = self._hooks, micro_batches(batch)
         self.step_number = hooks.num_steps
         self.schedule.note(self.step_number)
-        self.log.add(self.step_number, loss, hooks.lr, hooks.norms, self._gradient_names)
+        names = [self.names.get(i, "") for i in hooks.normed]
+        self.log.add(self.step_number, loss, hooks.lr, hooks.norms, names)
         self._take_in(batch)
         has_acted = False
         if not self.schedule.is_settled:
@@ -120,12 +163,15 @@ class Watching:
         batch = self._batch if batch is None else micro_batches(batch)
         if batch is None and not (self.probe and self.probe.size):
             raise ConfigError("measure: there must be data to measure on; got none yet. Give a batch.")
+        self._follow()
         self.reader.probe.max_products = MOST_PRODUCTS
-        return self.reader.probe.measure(self.optimizer, self._data(batch))
+        with self._evaluating():
+            return self.reader.probe.measure(self.optimizer, self._data(batch))
 
     def close(self) -> None:
         """Let go of everything, and store how the run ended."""
         if self._hooks is not None:
+            self._conclude(self._hooks)
             self._hooks.remove()
         self.log.flush()
         steps, measured = [r.step for r in self.readings], [r.measurement for r in self.readings]
@@ -148,30 +194,60 @@ class Watching:
         data = self.probe if self.probe is not None else None if batch is None else ProbeSet([batch])
         if data is None or not data.is_complete or (self.schedule.every is None and self.step_number < STEPS_TO_SETTLE):
             return
-        trial = tried(self.model, self.loss_fn, data, self.params)
-        self.schedule.settle(trial, data.size)
+        self._follow()
+        with self._evaluating(), on_trial(self.model, data.batches[0]):
+            trial = tried(self.model, self.loss_fn, data, self.params)
+            self.schedule.settle(trial, data.size)
+            sample = data.part(self.schedule.share, self.params[0].device)
+            self._repetition = repetition(self.model, self.loss_fn, sample, num_draws=MAX_DRAWS)
+        words = "; ".join(each for each in (trial.route, self._settle_draws()) if each)
         is_kept = self.probe is not None
-        self.journal.introduce(self.optimizer, self.schedule, self.step_number, trial.route, data, is_kept=is_kept)
+        self.journal.introduce(self.optimizer, self.schedule, self.step_number, words, data, is_kept=is_kept)
+
+    def _settle_draws(self) -> str:
+        """How a loss that is not the same when it is called again is measured, in words."""
+        spread = self._repetition.spread
+        if not self._repetition.is_repeatable:
+            return (
+                "loss_fn gives another value each time it is called on the same data with the same random numbers: "
+                "it keeps something of its own, and a reading is of whatever that is"
+            )
+        if not spread:
+            return ""
+        self._draws = Draws(self.model, self.loss_fn)
+        wanted = (spread / DRAW_RTOL) ** 2
+        self._num_draws = math.ceil(min(max(wanted, 1), MAX_DRAWS)) if math.isfinite(wanted) else MAX_DRAWS
+        self.reader.num_draws, self.reader.loss_spread = self._num_draws, spread
+        costs = self.budget.costs
+        costs |= {kind: self._num_draws * cost for kind, cost in costs.items() if kind != "log"}
+        what = "a mean over the same" if self._num_draws > 1 else "of the same"
+        number = f"{self._num_draws} draws" if self._num_draws > 1 else "draw"
+        return f"the loss is random, by {100 * spread:.2g}% from draw to draw: every reading is {what} {number}"
 
     def _act(self, kind: str, captured: Captured, batch: Any) -> None:
         """Carry out what was due at this step."""
-        began, data, num_products = self.budget.clock(), self._data(batch), 0
-        if kind == "reading":
-            reading = self._read(captured, data, batch)
-            num_products = reading.measurement.num_products
-        elif kind == "look":
-            self.reader.look(captured, batch, data)
-        else:
-            self.journal.glance(captured.step, self.reader.glance(captured, data))
+        began, num_products = self.budget.clock(), 0
+        self._follow()
+        if captured.place != self._place:  # the step is one of weights that are no longer there
+            return
+        self._look_for_nan(captured.step)
+        with self._evaluating():
+            data = self._data(batch)
+            if kind == "reading":
+                reading = self._read(captured, data, batch)
+                num_products = reading.measurement.num_products
+            elif kind == "look":
+                self.reader.look(captured, batch, data)
+            else:
+                self.journal.glance(captured.step, self.reader.glance(captured, data))
         self.schedule.done(kind, self.budget.clock() - began, num_products)
 
     def _read(self, captured: Captured, data: Any, batch: Any) -> Reading:
-        self._check_finite(captured)
         lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.is_minibatch |= len(self._fingerprints) > 1
         self.reader.max_products = self.schedule.max_products
         reading = self.reader.read(captured, data, batch, lrs, is_minibatch=self.is_minibatch)
-        if self.probe is not None and self.schedule.share == 1:
+        if self.probe is not None and self.schedule.share == 1 and not self._repetition.spread:
             self.is_minibatch |= not self.reader.is_of(captured)
         self.log.flush()
         self.readings.append(reading)
@@ -192,57 +268,57 @@ class Watching:
         """What is measured on: the probe set, or the step's own batch, or a part of it."""
         share, device = self.schedule.share, self.params[0].device
         if self.probe is not None:
-            return self.probe.part(share, device)
-        return batch if share == 1 else ProbeSet([batch]).part(share, device)
+            data = self.probe.part(share, device)
+        else:
+            data = batch if share == 1 else ProbeSet([batch]).part(share, device)
+        return data if self._num_draws == 1 else MicroBatches([data] * self._num_draws)
 
-    def _check_finite(self, captured: Captured) -> None:
-        """Look at the weights and the optimizer's state, which no loss or gradient shows."""
-        if not bool(captured.w.isfinite().all()):
-            parts = captured.w.split([w.numel() for w in captured.params])
-            bad = next(w for w, part in zip(captured.params, parts, strict=True) if not bool(part.isfinite().all()))
-            self.log.note(NotFinite(captured.step, "weight", self.names.get(id(bad), ""), captured.step - 1))
-        for w in captured.params:
-            for key, state in self.optimizer.state.get(w, {}).items():
-                is_of_w = isinstance(state, Tensor) and state.is_floating_point() and state.shape == w.shape
-                if is_of_w and not bool(state.isfinite().all()):
-                    what = "second moment" if key in SECOND_MOMENTS else f"optimizer's {key}"
-                    self.log.note(NotFinite(captured.step, what, self.names.get(id(w), ""), captured.step - 1))
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Inside, loss_fn can do nothing to the run, and draws the random numbers of every other reading."""
+        assert self._hooks is not None
+        with confined(self.model, self._hooks), self._draws.again() if self._draws else nullcontext():
+            yield
 
-    def _gradient_names(self) -> list[str]:
-        return [self.names.get(id(w), "") for w in self.params if w.grad is not None]
+    def _follow(self) -> None:
+        """Where parameters were added, frozen, exchanged or moved, go on with those there are."""
+        known = {id(w): name for name, w in self.model.named_parameters()}
+        check_ownership(self.params, known)
+        self.names.clear()
+        self.names.update(known)
+        place, former = placed(self.params), self._place
+        if self.probe is not None:
+            self.probe.dtype = working_dtype(self.params)
+        if place != former:
+            self._place = place
+            self.reader.forget()
+            self._say(
+                f"step {self.step_number:,}: the optimizer moves {_place_words(self.params)} now, which is not what "
+                "it moved before; readings go on with that, from a fresh start."
+            )
 
-    def _check_ownership(self) -> None:
-        params = self.params
-        if not params:
-            raise ConfigError("watch: the optimizer must move a parameter that requires a gradient; it moves none.")
-        num_foreign = sum(id(w) not in self.names for w in params)
-        if num_foreign:
-            raise ShapeError(
-                f"watch: the optimizer must move parameters of the model it is given; {num_foreign} of its "
-                f"{len(params)} are not. Give the model that is trained, not a copy of it."
+    def _look_for_nan(self, step: int) -> None:
+        for found in self._health.look(step, self.params):
+            self.log.note(found)
+
+    def _conclude(self, hooks: StepHooks) -> None:
+        """A last look, and a word on a loop that called `step` at other times than it should."""
+        if hooks.num_steps:
+            self._look_for_nan(hooks.num_steps)
+        if hooks.num_steps and not self._told:
+            self._say(
+                f"step: call watcher.step(batch, loss) after every optimizer.step(); it was never called in "
+                f"{hooks.num_steps:,} steps, and nothing was measured."
+            )
+        elif self._num_skipped > self._num_told:
+            self._say(
+                f"step: call watcher.step(batch, loss) once after every optimizer.step(); {self._num_skipped:,} of its "
+                f"{self._num_skipped + self._num_told:,} calls came without a step before them, and were left out."
             )
 
 
-def _check_settings(budget: float, every: int | None, clip_norm: float | None) -> None:
-    check_number("watch: budget", budget, lambda b: 0 < b < 1, "be a share above 0 and below 1, such as 0.03")
-    if every is not None:
-        check_number("watch: every", every, lambda n: n >= 1 and int(n) == n, "be a whole number of steps, 1 or more")
-    if clip_norm is not None:
-        check_number("watch: clip_norm", clip_norm, lambda c: c > 0, "be above 0")
-
-
-def unwrapped(optimizer: Any) -> Optimizer:
-    """The torch optimizer beneath wrappers.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    outer = optimizer
-    for _ in range(4):
-        inner = getattr(optimizer, "optimizer", None)
-        if not isinstance(inner, Optimizer):
-            break
-        optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise ConfigError(f"watch: needs a torch optimizer; got {type(outer).__name__}.")
-    return optimizer
+def _place_words(params: Sequence[Tensor]) -> str:
+    """What an optimizer moves, in words."""
+    num, first = sum(w.numel() for w in params), params[0]
+    dtype = str(first.dtype).removeprefix("torch.")
+    return f"{num:,} numbers in {len(params)} parameters, {dtype} on {first.device},"

@@ -147,6 +147,10 @@ class Probe:
         """(p,) unit top eigenvector of the last measurement, in coordinates scaled by D^-1/2; None without one."""
         return None if self._warm_ratio is None else self._warm_ratio[:, 0]
 
+    def forget(self) -> None:
+        """Start cold next time, as after the parameters were exchanged or moved."""
+        self._warm_ratio = self._warm_sharpness = self._audited_ratio = self.gradient = self.along = None
+
     def state_dict(self) -> dict[str, Any]:
         """What the next measurement starts from: tensors and numbers, for a checkpoint."""
         return {
@@ -255,7 +259,7 @@ class Probe:
         result = top_eigenvalues(
             operator,
             k,
-            start=start,
+            start=None if start is None else start.to(operator.device, operator.dtype),
             rtol=self.rtol,
             max_products=max_products,
             max_basis=None if is_roomy else columns,
