@@ -16,7 +16,7 @@ from .loss_curvature import LossCurvature, LossFn, SelfCheck
 from .observation import gradients_set_aside, is_compiled, observing
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
 from .pieces import MicroBatches, num_examples, rows, tensors
-from .precision import working_dtype
+from .precision import autocast_set_aside, working_dtype
 from .products import Hessian
 from .rebuilt import RebuiltHessian
 from .repetition import Draws, Repetition, repetition
@@ -57,6 +57,7 @@ __all__ = [
     "gradient_norm",
     "observing",
     "gradients_set_aside",
+    "autocast_set_aside",
     "working_dtype",
     "repetition",
     "Repetition",

@@ -71,6 +71,9 @@ def _losses(objective: Objective, num: int) -> list[float]:
     """Of so many draws, one after the other from the same place each time."""
     with objective.environment(), torch.no_grad():
         return [
-            sum(weight * float(objective.evaluate(piece, weight, objective.loss_fn)) for piece, weight in objective.pieces)
+            sum(
+                weight * float(objective.evaluate(piece, weight, objective.loss_fn))
+                for piece, weight in objective.pieces
+            )
             for _ in range(num)
         ]

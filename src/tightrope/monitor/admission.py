@@ -54,10 +54,7 @@ def check_ownership(params: Sequence[Tensor], known: Collection[int]) -> None:
     Raises:
         ConfigError: the optimizer moves nothing, parameters of something else, or such as cannot be measured.
     """
-    if not params:
-        raise ConfigError(
-            "watch: the optimizer must move a parameter that requires a gradient; it moves none. Is all of it frozen?"
-        )
+    check_moves(params)
     num_foreign = sum(id(w) not in known for w in params)
     if num_foreign:
         raise ConfigError(
@@ -69,6 +66,17 @@ def check_ownership(params: Sequence[Tensor], known: Collection[int]) -> None:
         raise ConfigError(
             f"watch: the parameters must be on one device that holds numbers; got {', '.join(devices)}. A model in "
             "parts on several devices is not measured."
+        )
+
+
+def check_moves(params: Sequence[Tensor]) -> None:
+    """
+    Raises:
+        ConfigError: there is no parameter.
+    """
+    if not params:
+        raise ConfigError(
+            "watch: the optimizer must move a parameter that requires a gradient; it moves none. Is all of it frozen?"
         )
 
 

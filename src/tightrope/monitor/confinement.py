@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tightrope.curvature import gradients_set_aside, tensors
+from tightrope.curvature import autocast_set_aside, gradients_set_aside, tensors
 from tightrope.errors import ConfigError, ShapeError
 
 from .admission import changes_the_run
@@ -18,13 +18,13 @@ from .hooks import StepHooks
 
 @contextmanager
 def confined(model: nn.Module, hooks: StepHooks) -> Iterator[None]:
-    """Inside, gradients of the model stay out of reach and the watched optimizer refuses to step.
+    """Inside, gradients of the model stay out of reach, the watched optimizer refuses to step, and autocast is off.
 
     Raises:
         ConfigError: loss_fn wrote a gradient, or called the optimizer.
     """
     params = list(model.parameters())
-    with gradients_set_aside(params), hooks.closed():
+    with gradients_set_aside(params), hooks.closed(), autocast_set_aside():
         try:
             yield
         except Exception as error:
@@ -54,7 +54,7 @@ def on_trial(model: nn.Module, batch: Any) -> Iterator[None]:
     except Exception as error:
         raise ConfigError(
             f"watch: loss_fn must compute the loss of the batches that `step` or `probe` give; on {_words(batch)} it "
-            f"raised {type(error).__name__}: {error}."
+            f"raised {type(error).__name__}: {str(error).rstrip('.')}."
         ) from error
     finally:
         moved = [(w, before) for w, version, before in kept if w._version != version]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -29,23 +31,29 @@ class Health:
         """What is not finite after a step; one of each kind.
 
         Cost:
-            A pass over the weights and the state, waited for.
+            A pass over the weights and the state, waited for once.
         """
-        found = list({each.what: each for each in reversed(list(self._found(step, params)))}.values())
-        if not found:
+        kept = list(self._kept(params))
+        if not kept or bool(torch.stack([_is_finite(x).to(kept[0][2].device) for _, _, x in kept]).all()):
             self._last_good = step
-        return found
+            return []
+        bad = [(w, what) for w, what, x in reversed(kept) if not bool(_is_finite(x))]
+        first = {what: NotFinite(step, what, self._names.get(id(w), ""), self._last_good) for w, what in bad}
+        return list(reversed(first.values()))
 
-    def _found(self, step: int, params: Sequence[Tensor]) -> Iterator[NotFinite]:
+    def _kept(self, params: Sequence[Tensor]) -> Iterator[tuple[Tensor, str, Tensor]]:
+        """Parameter, what it is that is kept for it, and its numbers; what was moved to "meta" holds none."""
         for w in params:
-            name = self._names.get(id(w), "")
-            if not _is_finite(w.detach()):
-                yield NotFinite(step, "weight", name, self._last_good)
-            for key, state in self._optimizer.state.get(w, {}).items():
-                if isinstance(state, Tensor) and not _is_finite(state):
-                    what = "second moment" if key in SECOND_MOMENTS else f"optimizer's {key}"
-                    yield NotFinite(step, what, name, self._last_good)
+            state = self._optimizer.state.get(w, {}).items()
+            yield from ((w, what, x) for what, x in [("weight", w.detach()), *_state_words(state)] if not x.is_meta)
 
 
-def _is_finite(x: Tensor) -> bool:
-    return x.device.type == "meta" or bool(x.isfinite().all())
+def _state_words(state: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of an optimizer's state, each with what a person calls it."""
+    for key, x in state:
+        if isinstance(x, Tensor):
+            yield "second moment" if key in SECOND_MOMENTS else f"optimizer's {key}", x
+
+
+def _is_finite(x: Tensor) -> Tensor:
+    return x.isfinite().all()

@@ -17,7 +17,9 @@ from torch import Tensor
 from tightrope.optim import Frozen, freeze
 from tightrope.parameters import flatten
 
-from .admission import changes_the_run
+from .admission import changes_the_run, check_moves
+
+BEFORE, AFTER = "before the step", "after the step"
 
 Guard = Callable[[str], AbstractContextManager[None]]
 """A context, named, in which nothing that goes wrong gets out."""
@@ -85,9 +87,13 @@ class StepHooks:
         self._is_closed, self._before = False, _Before()
         # Not traced where it is the optimizer's step that is compiled.
         enter, leave = torch.compiler.disable(self._enter), torch.compiler.disable(self._leave)
-        self.is_alone = not any(each.optimizer is optimizer and each._handles for each in _ALL)
-        self._handles = [optimizer.register_step_pre_hook(enter), optimizer.register_step_post_hook(leave)]
+        self.is_alone = not any(each.optimizer is optimizer and each.is_set for each in _ALL)
+        self._handles: list[Any] = [optimizer.register_step_pre_hook(enter), optimizer.register_step_post_hook(leave)]
         _ALL.add(self)
+
+    @property
+    def is_set(self) -> bool:
+        return bool(self._handles)
 
     def remove(self) -> None:
         """Take the hooks away and let go of what they hold."""
@@ -114,12 +120,13 @@ class StepHooks:
         self._before = _Before()
         if not self.is_wanted(self.num_steps + 1):
             return
-        with self.guard("before the step"), torch.no_grad():
+        with self.guard(BEFORE), torch.no_grad():
             has_closure = any(callable(given) for given in (*args[1:], *kwargs.values()))
             if not has_closure:  # else the gradient is yet to be computed, inside the step
                 self._take_norms()
             if self.wants_step:
                 params = moved(self.optimizer)
+                check_moves(params)
                 w = flatten([part.detach() for part in params])
                 self._before = _Before(params, w, None if has_closure else self._gradient(params))
 
@@ -131,7 +138,7 @@ class StepHooks:
         self.num_steps += 1
         if not is_wanted:
             return
-        with self.guard("after the step"), torch.no_grad():
+        with self.guard(AFTER), torch.no_grad():
             self.lr = float(self.optimizer.param_groups[0].get("lr", float("nan")))
             if any(callable(given) for given in (*args[1:], *kwargs.values())):
                 self._take_norms()
@@ -176,6 +183,12 @@ def moved(optimizer: torch.optim.Optimizer) -> tuple[Tensor, ...]:
 def placed(params: Sequence[Tensor]) -> Place:
     """Where parameters are now."""
     return tuple((id(w), w.device, w.dtype) for w in params)
+
+
+def place_words(params: Sequence[Tensor]) -> str:
+    """Where parameters are now, in words."""
+    num, dtype = sum(w.numel() for w in params), str(params[0].dtype).removeprefix("torch.")
+    return f"{num:,} numbers in {len(params)} parameters, {dtype} on {params[0].device}"
 
 
 _ALL: WeakSet[StepHooks] = WeakSet()

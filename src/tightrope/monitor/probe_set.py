@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from numbers import Integral, Number
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ class ProbeSet:
         """
         if probe is None:
             return None
-        if isinstance(probe, Number) and (isinstance(probe, bool) or not isinstance(probe, Integral) or probe < 1):
+        if isinstance(probe, bool | float) or (isinstance(probe, Integral) and int(probe) < 1):
             raise ConfigError(f"watch: probe must hold an example or more; got {probe!r}. Give a batch, or a number.")
         if isinstance(probe, Integral):
             return cls(num_wanted=int(probe))
@@ -133,7 +133,13 @@ def generators_kept(probe: Any) -> Iterator[None]:
 
 
 def _first(batches: Iterable[Any]) -> list[Any]:
-    return [batch for batch, _ in zip(batches, range(MAX_BATCHES), strict=False)]
+    try:
+        return [batch for batch, _ in zip(batches, range(MAX_BATCHES), strict=False)]
+    except Exception as error:
+        raise ConfigError(
+            f"watch: probe must be a batch, an iterable of batches or a number; reading it raised "
+            f"{type(error).__name__}: {error}."
+        ) from error
 
 
 def _kept(batch: Any) -> Any:

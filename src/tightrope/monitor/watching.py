@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tightrope.curvature import (
-    Draws,
-    LossFn,
-    MicroBatches,
-    Repetition,
-    observing,
-    repetition,
-    working_dtype,
-)
+from tightrope.curvature import LossFn, observing, working_dtype
 from tightrope.errors import ConfigError
 from tightrope.optim import freeze
 from tightrope.stability import Measurement, run_verdict
 
 from .admission import check_loss, check_ownership, check_settings, unwrapped
+from .attendance import Attendance
+from .chance import Chance
 from .confinement import confined, on_trial
 from .health import Health
-from .hooks import Captured, Guard, StepHooks, moved, placed
+from .hooks import Captured, Guard, StepHooks, moved, place_words, placed
 from .journal import Journal
 from .probe_set import ProbeSet, fingerprint, generators_kept, micro_batches
 from .reading import Reader, Reading
@@ -39,13 +32,6 @@ RTOL = 0.02
 """Of the eigensolves: their values are closer than their residuals by far."""
 STEPS_TO_SETTLE = 10
 """Before anything is timed: the first steps of a loop are slow for reasons of their own."""
-
-MAX_UNTOLD = 100
-"""Steps of the optimizer that the loop may leave untold before it is reminded."""
-DRAW_RTOL = 0.02
-"""Relative spread of a random loss that is left, as far as `MAX_DRAWS` go."""
-MAX_DRAWS = 4
-"""Of random numbers that a reading is the mean over; each costs as much as a reading without."""
 
 
 class Watching:
@@ -78,7 +64,7 @@ class Watching:
         self.schedule = Schedule(budget, every)
         self.budget = self.schedule.budget
         self.reader = Reader(model, loss_fn, clip_norm=clip_norm, names=self.names, rtol=RTOL)
-        self.step_number, self._told, self._num_told, self._num_skipped = 0, 0, 0, 0
+        self.step_number, self._attendance, self._chance = 0, Attendance(say), Chance()
         settings = {"budget": budget, "every": every, "clip_norm": clip_norm}
         names = {"model": type(model).__name__, "optimizer": type(self.optimizer).__name__}
         self._say = say
@@ -93,9 +79,6 @@ class Watching:
         self._batch: Any = None
         self._fingerprints: set[Any] = set()
         self._place = placed(self.params)
-        self._repetition, self._num_draws = Repetition(0.0, True), 1
-        self._draws: Draws | None = None
-        self._is_reminded = False
 
     def set_hooks(self, is_wanted: Callable[[int], bool], guard: Guard) -> None:
         """Begin to look at the optimizer's steps."""
@@ -114,30 +97,18 @@ class Watching:
 
     def looks_at(self, step: int) -> bool:
         """Whether the optimizer step of this number is looked at."""
-        num_untold = step - 1 - self._told
-        if num_untold >= MAX_UNTOLD and not self._is_reminded:
-            self._is_reminded = True
-            self._say(
-                f"step: call watcher.step(batch, loss) after every optimizer.step(); {num_untold} steps were taken "
-                "without, and nothing can be measured of them."
-            )
-        return step >= self._next_look and num_untold < MAX_UNTOLD
+        return step >= self._next_look and self._attendance.is_due(step - 1)
 
     def go_on(self) -> None:
         """Steps that were taken in a pause need not be told."""
         assert self._hooks is not None
-        self._told = self._hooks.num_steps
+        self._attendance.excuse(self._hooks.num_steps)
 
     def is_told(self) -> bool:
         """Count a step the loop tells of; whether there is more to do about it."""
         assert self._hooks is not None
         step = self._hooks.num_steps
-        if step == self._told:
-            self._num_skipped += 1  # a gradient scaler that met an infinity steps over the optimizer
-            return False
-        self._told = step
-        self._num_told += 1
-        return self.looks_at(step)
+        return self._attendance.is_news(step) and self.looks_at(step)
 
     def step(self, batch: Any, loss: Any) -> None:
         """Take in one training step."""
@@ -171,12 +142,14 @@ class Watching:
     def close(self) -> None:
         """Let go of everything, and store how the run ended."""
         if self._hooks is not None:
-            self._conclude(self._hooks)
             self._hooks.remove()
-        self.log.flush()
+            self.log.flush()
+            if self._hooks.num_steps:
+                self._look_for_nan(self._hooks.num_steps)
+            self._attendance.conclude(self._hooks.num_steps)
         steps, measured = [r.step for r in self.readings], [r.measurement for r in self.readings]
         verdict = run_verdict(type(self.optimizer).__name__, steps, measured)
-        self.journal.end(verdict, self.step_number, self.budget, num_skipped=self._num_skipped)
+        self.journal.end(verdict, self.step_number, self.budget, num_skipped=self._attendance.num_skipped)
 
     def _take_in(self, batch: Any) -> None:
         if batch is None:
@@ -199,30 +172,13 @@ class Watching:
             trial = tried(self.model, self.loss_fn, data, self.params)
             self.schedule.settle(trial, data.size)
             sample = data.part(self.schedule.share, self.params[0].device)
-            self._repetition = repetition(self.model, self.loss_fn, sample, num_draws=MAX_DRAWS)
-        words = "; ".join(each for each in (trial.route, self._settle_draws()) if each)
+            self._chance.settle(self.model, self.loss_fn, sample)
+        self.reader.num_draws, self.reader.loss_spread = self._chance.num_draws, self._chance.found.spread
+        costs = self.budget.costs
+        costs |= {kind: self._chance.num_draws * cost for kind, cost in costs.items() if kind != "log"}
+        words = "; ".join(each for each in (trial.route, self._chance.words) if each)
         is_kept = self.probe is not None
         self.journal.introduce(self.optimizer, self.schedule, self.step_number, words, data, is_kept=is_kept)
-
-    def _settle_draws(self) -> str:
-        """How a loss that is not the same when it is called again is measured, in words."""
-        spread = self._repetition.spread
-        if not self._repetition.is_repeatable:
-            return (
-                "loss_fn gives another value each time it is called on the same data with the same random numbers: "
-                "it keeps something of its own, and a reading is of whatever that is"
-            )
-        if not spread:
-            return ""
-        self._draws = Draws(self.model, self.loss_fn)
-        wanted = (spread / DRAW_RTOL) ** 2
-        self._num_draws = math.ceil(min(max(wanted, 1), MAX_DRAWS)) if math.isfinite(wanted) else MAX_DRAWS
-        self.reader.num_draws, self.reader.loss_spread = self._num_draws, spread
-        costs = self.budget.costs
-        costs |= {kind: self._num_draws * cost for kind, cost in costs.items() if kind != "log"}
-        what = "a mean over the same" if self._num_draws > 1 else "of the same"
-        number = f"{self._num_draws} draws" if self._num_draws > 1 else "draw"
-        return f"the loss is random, by {100 * spread:.2g}% from draw to draw: every reading is {what} {number}"
 
     def _act(self, kind: str, captured: Captured, batch: Any) -> None:
         """Carry out what was due at this step."""
@@ -247,7 +203,7 @@ class Watching:
         self.is_minibatch |= len(self._fingerprints) > 1
         self.reader.max_products = self.schedule.max_products
         reading = self.reader.read(captured, data, batch, lrs, is_minibatch=self.is_minibatch)
-        if self.probe is not None and self.schedule.share == 1 and not self._repetition.spread:
+        if self.probe is not None and self.schedule.share == 1 and not self._chance.is_random:
             self.is_minibatch |= not self.reader.is_of(captured)
         self.log.flush()
         self.readings.append(reading)
@@ -271,13 +227,13 @@ class Watching:
             data = self.probe.part(share, device)
         else:
             data = batch if share == 1 else ProbeSet([batch]).part(share, device)
-        return data if self._num_draws == 1 else MicroBatches([data] * self._num_draws)
+        return self._chance.spread_over(data)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Inside, loss_fn can do nothing to the run, and draws the random numbers of every other reading."""
         assert self._hooks is not None
-        with confined(self.model, self._hooks), self._draws.again() if self._draws else nullcontext():
+        with confined(self.model, self._hooks), self._chance.same():
             yield
 
     def _follow(self) -> None:
@@ -292,33 +248,12 @@ class Watching:
         if place != former:
             self._place = place
             self.reader.forget()
-            self._say(
-                f"step {self.step_number:,}: the optimizer moves {_place_words(self.params)} now, which is not what "
-                "it moved before; readings go on with that, from a fresh start."
-            )
+            if self.schedule.is_settled:
+                self._say(
+                    f"step {self.step_number:,}: the optimizer now moves {place_words(self.params)}, not what it moved "
+                    "before; readings go on with that, from a fresh start."
+                )
 
     def _look_for_nan(self, step: int) -> None:
         for found in self._health.look(step, self.params):
             self.log.note(found)
-
-    def _conclude(self, hooks: StepHooks) -> None:
-        """A last look, and a word on a loop that called `step` at other times than it should."""
-        if hooks.num_steps:
-            self._look_for_nan(hooks.num_steps)
-        if hooks.num_steps and not self._told:
-            self._say(
-                f"step: call watcher.step(batch, loss) after every optimizer.step(); it was never called in "
-                f"{hooks.num_steps:,} steps, and nothing was measured."
-            )
-        elif self._num_skipped > self._num_told:
-            self._say(
-                f"step: call watcher.step(batch, loss) once after every optimizer.step(); {self._num_skipped:,} of its "
-                f"{self._num_skipped + self._num_told:,} calls came without a step before them, and were left out."
-            )
-
-
-def _place_words(params: Sequence[Tensor]) -> str:
-    """What an optimizer moves, in words."""
-    num, first = sum(w.numel() for w in params), params[0]
-    dtype = str(first.dtype).removeprefix("torch.")
-    return f"{num:,} numbers in {len(params)} parameters, {dtype} on {first.device},"

@@ -21,6 +21,7 @@ from tightrope.curvature import (
     Scaled,
     SelfCheck,
     SymmetricOperator,
+    autocast_set_aside,
     hessian,
     top_eigenvalues,
 )
@@ -125,7 +126,7 @@ class Probe:
             return Measurement(frozen.status, frozen.reason, threshold=None)
         params = self._matching(frozen)
         graph_bytes = self._allot(params)
-        with weights_at(params, w):
+        with weights_at(params, w), autocast_set_aside():  # the solver's products too would be rounded by it
             H = hessian(
                 self.model,
                 self.loss_fn,
