@@ -132,7 +132,7 @@ def test_a_loss_that_is_none_is_one_line_at_the_first_step_that_knows(name, caps
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("tightrope: watch: ")
     assert words in line
-    assert line.endswith(". The run goes on unwatched.")
+    assert line.endswith(" The run goes on unwatched.")
     assert not is_on
 
 
@@ -227,8 +227,13 @@ def test_a_watcher_that_gives_up_inside_a_step_lets_the_step_end(monkeypatch, ca
     def failing(optimizer):
         raise ValueError("no method today")
 
-    monkeypatch.setattr("tightrope.monitor.hooks.freeze", failing)
-    _, is_on = loop(watch, lambda optimizer: cross_entropy, every=1, num_steps=6, run_dir="run")
+    def watching(model, optimizer, *args, **settings):
+        watcher = watch(model, optimizer, *args, **settings)
+        optimizer.register_step_post_hook(lambda *unused: None)
+        monkeypatch.setattr("tightrope.monitor.hooks.freeze", failing)
+        return watcher
+
+    _, is_on = loop(watching, lambda optimizer: cross_entropy, every=1, num_steps=6, run_dir="run")
     assert not is_on
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == "tightrope: ValueError: no method today. The run goes on unwatched."

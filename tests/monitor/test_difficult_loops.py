@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ import tightrope as tr
 from tightrope.curvature import MicroBatches
 from tightrope.monitor import watch
 from tightrope.monitor.attendance import MAX_UNTOLD
+from tightrope.monitor.confinement import confined
+from tightrope.monitor.hooks import StepHooks
 from tightrope.stability import Probe
 from tightrope.store import read_events
 
@@ -93,6 +96,31 @@ def test_a_gradient_scaler_hides_nothing_and_a_step_it_skips_is_none(fused, has_
     w, batch = taken[-1]
     lab = Probe(watched[0], cross_entropy, rtol=1e-6).measure(watched[1], batch, w=w)
     assert readings[-1]["ratio"] == pytest.approx(lab.ratio, abs=readings[-1]["residual"])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_gradient_taken_of_a_step_is_the_unscaled_one(fused):
+    model, batch = network(), next(batches(1))
+    cross_entropy(model, batch).backward()
+    truth = torch.cat([w.grad.flatten() for w in model.parameters()])
+    model.zero_grad()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=fused)
+    hooks = StepHooks(optimizer, lambda step: True, lambda where: nullcontext())
+    hooks.wants_step = True
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(cross_entropy(model, batch)).backward()
+    scaler.step(optimizer)
+    torch.testing.assert_close(hooks.captured.g, truth)
+    assert hooks.captured.norm == pytest.approx(float(truth.norm()))
+
+
+def test_autocast_around_the_loop_is_off_inside_the_watcher():
+    model = network()
+    hooks = StepHooks(torch.optim.SGD(model.parameters(), lr=0.1), lambda step: True, lambda where: nullcontext())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with confined(model, hooks):
+            assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu")
 
 
 def test_what_is_measured_under_autocast_is_in_full_precision():
@@ -284,6 +312,18 @@ def test_a_random_loss_is_said_and_measured_as_a_mean_over_the_same_draws(capsys
     assert abs(last["ratio"] - lab[1]) > last["residual"]
 
 
+def test_full_batch_training_with_dropout_is_not_taken_for_minibatch_training():
+    """No gradient of the probe set is the step's there, though the data are the same."""
+    torch.manual_seed(4)
+    model, batch = Everything(), next(batches(1, size=48))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    watcher = watch(model, optimizer, cross_entropy, probe=batch, every=1, run_dir="run")
+    for _ in range(4):
+        taught(model, optimizer, watcher, batch)
+    watcher.close()
+    assert not any(reading["is_minibatch"] for reading in events("run", "measurement"))
+
+
 def test_a_loss_that_draws_nothing_is_measured_once_and_not_called_random(capsys):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -386,6 +426,30 @@ def test_parameters_that_join_on_the_way_are_measured_from_then_on_by_name(chang
     }
     assert now.ratio == pytest.approx(lab.ratio, abs=now.residual)
     assert capsys.readouterr().err.count("step 4: the optimizer now moves 163 numbers in 4 parameters") == 1
+
+
+def test_what_was_found_of_other_parameters_is_no_cause_of_what_is_found_of_these():
+    """From a flat coordinate to a steep one: the curvature did not rise, another is looked at."""
+
+    class Bowl(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flat, self.steep = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1), requires_grad=False)
+
+        def forward(self, batch):
+            return (self.flat.square() + 9 * self.steep.square()).sum() / 2 * batch.mean()
+
+    model, batch = Bowl(), torch.ones(4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.22)
+    watcher = watch(model, optimizer, lambda model, batch: model(batch), probe=batch, every=1, run_dir="run")
+    for number in range(30):
+        model.flat.requires_grad_(number < 15)
+        model.steep.requires_grad_(number >= 15)
+        taught(model, optimizer, watcher, batch, lambda model, batch: model(batch))
+    watcher.close()
+    readings = events("run", "measurement")
+    assert (readings[10]["ratio"], readings[-1]["ratio"]) == pytest.approx((0.11, 0.99))
+    assert not any(reading["cause"] for reading in readings)
 
 
 def test_a_layer_replaced_behind_the_optimizers_back_is_said_and_the_run_let_go(capsys):
