@@ -141,6 +141,16 @@ def test_what_is_measured_under_autocast_is_in_full_precision():
     assert ratios[1] == ratios[0]
 
 
+def test_autocast_around_the_lab_changes_nothing_of_its_number():
+    model, batch = network(), next(batches(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    cross_entropy(model, batch).backward()
+    optimizer.step()
+    alone = tr.measure(model, optimizer, cross_entropy, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert tr.measure(model, optimizer, cross_entropy, batch).ratio == alone.ratio
+
+
 def test_the_gradient_of_a_closure_is_the_one_the_step_was_taken_with():
     norms = []
     for number, has_closure in enumerate((False, True)):
