@@ -390,7 +390,7 @@ def test_a_bad_setting_is_one_line_and_the_run_goes_on_unwatched(name, capsys):
 
 
 LOSSES = {
-    "another signature": (lambda model, batch, extra: None, "TypeError"),
+    "another signature": (lambda model, batch, extra: None, "must take (model, batch)"),
     "a vector": (lambda model, batch: model(batch[0]).sum(1), "must return a scalar"),
     "detached": (lambda model, batch: cross_entropy(model, batch).detach(), "must depend on a trainable parameter"),
     "raising": (lambda model, batch: {}["absent"], "KeyError"),

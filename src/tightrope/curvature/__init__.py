@@ -13,11 +13,13 @@ from .gauss_newton import Criterion, GaussNewton
 from .lanczos import top_eigenvalues
 from .layers import LayerShare, layer_shares, participation
 from .loss_curvature import LossCurvature, LossFn, SelfCheck
-from .observation import is_compiled, observing
+from .observation import gradients_set_aside, is_compiled, observing
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
 from .pieces import MicroBatches, num_examples, rows, tensors
+from .precision import autocast_set_aside, working_dtype
 from .products import Hessian
 from .rebuilt import RebuiltHessian
+from .repetition import Draws, Repetition, repetition
 from .results import BottomResult, EigenResult, Extremes
 from .routes import hessian
 from .selfcheck import self_check
@@ -54,6 +56,12 @@ __all__ = [
     "loss_change",
     "gradient_norm",
     "observing",
+    "gradients_set_aside",
+    "autocast_set_aside",
+    "working_dtype",
+    "repetition",
+    "Repetition",
+    "Draws",
     "is_compiled",
     "EigenResult",
     "top_eigenvalues",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import CodeType, FunctionType, MethodType
@@ -13,14 +15,15 @@ from torch import nn
 MAX_DEPTH = 3
 """Of functions that name functions, which are followed as far as this."""
 
-Bystander = nn.Module | torch.Generator
+Bystander = Any
+"""A module, or a random generator: torch's, Python's or numpy's."""
 
 
 def bystanders(loss_fn: Callable[..., Any]) -> tuple[Bystander, ...]:
-    """Modules and generators among a function's closure, globals it names, defaults, bound object and arguments.
+    """Modules and generators that a function can reach: its closure, globals, defaults, bound object and arguments.
 
-    Functions found there are looked through too, torch's own aside. What lies in a container, or in an attribute of
-    anything but the function's own object, is not found.
+    Generators are torch's, Python's and numpy's. Functions found there are looked through too, torch's own aside.
+    What lies in a container, or in an attribute of anything but the function's own object, is not found.
     """
     seen: dict[int, Any] = {}
     level: list[Any] = [loss_fn]
@@ -28,7 +31,33 @@ def bystanders(loss_fn: Callable[..., Any]) -> tuple[Bystander, ...]:
         new = {id(x): x for x in level if id(x) not in seen}
         seen |= new
         level = [held for x in new.values() for held in _held(x)]
-    return tuple(x for x in seen.values() if isinstance(x, nn.Module | torch.Generator))
+    return tuple(x for x in seen.values() if isinstance(x, nn.Module) or is_generator(x))
+
+
+def is_generator(x: Any) -> bool:
+    """Whether something draws random numbers from a state of its own."""
+    numpy_random = sys.modules.get("numpy.random")
+    kinds = (numpy_random.Generator, numpy_random.RandomState) if numpy_random else ()
+    return isinstance(x, (torch.Generator, random.Random, *kinds))
+
+
+def state_of(generator: Any) -> Any:
+    """Where a generator stands."""
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    bits = getattr(generator, "bit_generator", None)  # of numpy's new kind
+    return generator.get_state() if bits is None else bits.state
+
+
+def put_back(generator: Any, state: Any) -> None:
+    """Let a generator stand where it stood."""
+    bits = getattr(generator, "bit_generator", None)
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif bits is None:
+        generator.set_state(state)
+    else:
+        bits.state = state
 
 
 def _held(x: Any) -> Iterator[Any]:

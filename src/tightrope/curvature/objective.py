@@ -189,7 +189,8 @@ class Objective:
         """
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
             kind = f"shape {tuple(loss.shape)}, {loss.dtype}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ShapeError(f"{self.name}: {source} must return a scalar; got {kind}. Average it: loss.mean().")
+            advice = "Average it: loss.mean()." if isinstance(loss, Tensor) else "Return the loss alone, as a tensor."
+            raise ShapeError(f"{self.name}: {source} must return a scalar; got {kind}. {advice}")
         if not loss.requires_grad:
             raise ShapeError(
                 f"{self.name}: the loss must depend on a trainable parameter; got one that depends on none. "

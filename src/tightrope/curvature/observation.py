@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .bystanders import Bystander
+from .bystanders import Bystander, is_generator, put_back, state_of
 
 
 @contextmanager
@@ -31,8 +31,8 @@ def observing(
     when the originals change, and the originals keep every bit. With `draws`, random numbers start from there.
 
     Kept: the buffers of the model and of modules among `others`; the states of torch's, Python's and numpy's global
-    generators and of generators among `others`. Not kept: buffers of any other module, any other generator, numpy's
-    and Python's own generator objects among them, and attributes that a forward pass sets in Python.
+    generators and of generators, theirs too, among `others`. Not kept: buffers of any other module, any other
+    generator, and attributes that a forward pass sets in Python.
     """
     own = list(model.modules())
     foreign = {id(part): part for each in others if isinstance(each, nn.Module) for part in each.modules()}
@@ -40,7 +40,7 @@ def observing(
     originals = [(module, dict(module._buffers), dtype) for module in own if module._buffers]
     originals += [(module, dict(module._buffers), None) for module in strangers if module._buffers]
     with ExitStack() as stack:
-        stack.enter_context(_random_states_kept(model, draws, others))
+        stack.enter_context(random_states_kept(model, draws, others))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_not_renormalising([*own, *strangers]))
@@ -68,7 +68,7 @@ class RandomStates:
     torch_cuda: dict[torch.device, Tensor]
     python: tuple[Any, ...]
     numpy: Any
-    others: tuple[tuple[torch.Generator, Tensor], ...] = ()
+    others: tuple[tuple[Bystander, Any], ...] = ()
 
     @classmethod
     def taken(cls, model: nn.Module, others: Sequence[Bystander] = ()) -> RandomStates:
@@ -79,7 +79,7 @@ class RandomStates:
             {device: torch.cuda.get_rng_state(device) for device in devices},
             random.getstate(),
             numpy_random.get_state() if numpy_random else None,
-            tuple((each, each.get_state()) for each in others if isinstance(each, torch.Generator)),
+            tuple((each, state_of(each)) for each in others if is_generator(each)),
         )
 
     def put_back(self) -> None:
@@ -90,11 +90,12 @@ class RandomStates:
         if self.numpy is not None:
             sys.modules["numpy.random"].set_state(self.numpy)
         for generator, state in self.others:
-            generator.set_state(state)
+            put_back(generator, state)
 
 
 @contextmanager
-def _random_states_kept(model: nn.Module, draws: RandomStates | None, others: Sequence[Bystander]) -> Iterator[None]:
+def random_states_kept(model: nn.Module, draws: RandomStates | None, others: Sequence[Bystander]) -> Iterator[None]:
+    """Afterwards every generator stands where it stood; with `draws`, random numbers inside start from there."""
     before = RandomStates.taken(model, others)
     try:
         if draws is not None:

@@ -28,11 +28,10 @@ class Hessian(LossCurvature):
 
     Args:
         model: Any module. Nothing of it is changed, neither buffers nor gradients nor modes.
-        loss_fn: (model, batch) -> scalar. Buffers of other modules and states of torch generators are left as they
-            were too where it holds them by name: in its closure or defaults, as globals, in the object it is bound
-            to, as arguments of a `partial`, or where a function it so holds does. Gradients of all leaves its graph
-            reaches are. What lies in a container, and generators of numpy's or Python's own beside the global ones,
-            are not looked after.
+        loss_fn: (model, batch) -> scalar. Buffers of other modules and states of generators (torch's, Python's and
+            numpy's) are left as they were too where it holds them by name: in its closure or defaults, as globals,
+            in the object it is bound to, as arguments of a `partial`, or where a function it so holds does.
+            Gradients of all leaves its graph reaches are. What lies in a container is not looked after.
         batch: Whatever loss_fn takes, or `MicroBatches` of it; with `chunk_size`, a tensor or a tuple, list or dict
             of tensors whose first dimension counts examples.
         params: Parameters to differentiate in, in the order of the flat vector; default all trainable ones. The

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -25,12 +26,14 @@ class ProbeSet:
     Attributes:
         size: Examples in it, or batches where they cannot be counted.
         num_bytes: Of its tensors.
+        dtype: That its floating-point tensors are handed out in; None for their own.
     """
 
     def __init__(self, batches: Iterable[Any] = (), num_wanted: int = 0) -> None:
         apart = (part for batch in batches for part in (batch.batches if isinstance(batch, MicroBatches) else [batch]))
         self.batches = [_kept(part) for part in apart]
         self.num_wanted = num_wanted
+        self.dtype: torch.dtype | None = None
 
     @classmethod
     def of(cls, probe: Any) -> ProbeSet | None:
@@ -41,10 +44,10 @@ class ProbeSet:
         """
         if probe is None:
             return None
-        if isinstance(probe, bool) or (isinstance(probe, int) and probe < 1):
+        if isinstance(probe, bool | float) or (isinstance(probe, Integral) and int(probe) < 1):
             raise ConfigError(f"watch: probe must hold an example or more; got {probe!r}. Give a batch, or a number.")
-        if isinstance(probe, int):
-            return cls(num_wanted=probe)
+        if isinstance(probe, Integral):
+            return cls(num_wanted=int(probe))
         found = cls([probe] if is_batch(probe) else _first(probe))
         if not found.batches or found.size == 0:
             raise ConfigError("watch: probe must hold an example or more; got none. Give a batch, or a number.")
@@ -87,7 +90,7 @@ class ProbeSet:
             if wanted <= 0:
                 break
         taken = taken or [(self.batches[0], 1)]
-        moved = [_moved(batch, device) for batch, _ in taken]
+        moved = [_moved(batch, device, self.dtype) for batch, _ in taken]
         if len(moved) == 1:
             return moved[0]
         total = sum(n for _, n in taken)
@@ -130,7 +133,13 @@ def generators_kept(probe: Any) -> Iterator[None]:
 
 
 def _first(batches: Iterable[Any]) -> list[Any]:
-    return [batch for batch, _ in zip(batches, range(MAX_BATCHES), strict=False)]
+    try:
+        return [batch for batch, _ in zip(batches, range(MAX_BATCHES), strict=False)]
+    except Exception as error:
+        raise ConfigError(
+            f"watch: probe must be a batch, an iterable of batches or a number; reading it raised "
+            f"{type(error).__name__}: {error}."
+        ) from error
 
 
 def _kept(batch: Any) -> Any:
@@ -138,8 +147,8 @@ def _kept(batch: Any) -> Any:
     return _mapped(batch, lambda x: x.detach().to("cpu", copy=True))
 
 
-def _moved(batch: Any, device: torch.device) -> Any:
-    return _mapped(batch, lambda x: x.to(device))
+def _moved(batch: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    return _mapped(batch, lambda x: x.to(device, dtype if dtype and x.is_floating_point() else x.dtype))
 
 
 def _mapped(batch: Any, change: Any) -> Any:
@@ -157,7 +166,8 @@ def _count(batch: Any) -> int:
     try:
         return num_examples(batch)
     except ShapeError:
-        return 0 if any(x.numel() == 0 for x in tensors(batch)) else 1
+        is_empty = isinstance(batch, Sized) and not isinstance(batch, Tensor) and len(batch) == 0
+        return 0 if is_empty or any(x.numel() == 0 for x in tensors(batch)) else 1
 
 
 def _can_be_cut(batch: Any) -> bool:

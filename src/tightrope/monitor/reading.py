@@ -65,6 +65,8 @@ class Reading:
         is_minibatch: The gradient of the step is not that of the data measured.
         cause: Of an approach to the edge that this reading completes, or None.
         margin: The minibatch margin over the last batches looked at, or None.
+        num_draws: Of random numbers, over which the loss measured is the mean.
+        loss_spread: Of the loss from one draw to another, relative; 0 for a loss that draws none.
     """
 
     step: int
@@ -80,6 +82,8 @@ class Reading:
     is_minibatch: bool
     cause: Attribution | None
     margin: BatchMargin | None
+    num_draws: int = 1
+    loss_spread: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Columns of a `measurement` event."""
@@ -96,6 +100,8 @@ class Reading:
             "layers": [{"name": name, "share": share} for name, share in self.layers],
             "groups": list(self.groups),
             "is_minibatch": self.is_minibatch,
+            "num_draws": self.num_draws,
+            "loss_spread": self.loss_spread,
             "cause": self.cause.to_dict() if self.cause else None,
             **(_margin_columns(margin) if margin else {}),
         }
@@ -127,6 +133,7 @@ class Reader:
     Attributes:
         max_products: How many products a solve may spend.
         has_sharpness, has_plain: Whether to take the raw sharpness, and the ratio without the floor, as well.
+        num_draws, loss_spread: As in `Reading`, which they are written to.
     """
 
     def __init__(
@@ -142,6 +149,7 @@ class Reader:
         self.model, self.loss_fn, self.clip_norm, self.names = model, loss_fn, clip_norm, names
         self.max_products = 64
         self.has_sharpness, self.has_plain = True, True
+        self.num_draws, self.loss_spread = 1, 0.0
         self.probe = Probe(model, loss_fn, rtol=rtol, seed=seed, audit_every=0)
         self._plain = Probe(model, loss_fn, rtol=rtol, seed=seed, audit_every=0, has_sharpness=False)
         self._landmark: Landmark | None = None
@@ -179,7 +187,16 @@ class Reader:
             is_minibatch=is_minibatch,
             cause=self._cause(captured, held, m),
             margin=self._margin(frozen),
+            num_draws=self.num_draws,
+            loss_spread=self.loss_spread,
         )
+
+    def forget(self) -> None:
+        """Parameters were exchanged or moved: nothing that was found before fits."""
+        self._landmark = None
+        self._looks.clear()
+        self.probe.forget()
+        self._plain.forget()
 
     def glance(self, captured: Captured, batch: Any) -> StepCurvature:
         """The curvature the step met, without a product."""

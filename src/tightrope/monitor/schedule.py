@@ -94,6 +94,12 @@ class Schedule:
         self.budget.expect("glance", trial.seconds(n, 0, num_builds=4))
         self.is_settled = True
 
+    def multiply(self, times: int) -> None:
+        """Take in that each thing measured takes so many times what was tried."""
+        self._product *= times
+        for kind in {*EXTRAS, "look", "glance"}:
+            self.budget.costs[kind] *= times
+
     def next(self, step: int, *, is_minibatch: bool, has_probe: bool) -> str | None:
         """What to take of the step after this one; None for nothing."""
         if self.every is not None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tightrope.errors import ConfigError
+
 SECONDS_BETWEEN = 1.0
 MAX_ROWS = 200
 """Rows held back at most: what a killed run loses of its log."""
@@ -77,10 +79,17 @@ class StepLog:
         self._seen: set[str] = set()
         self._last_finite = {"loss": 0, "gradient": 0}
 
-    def add(self, step: int, loss: Any, lr: float, norms: Tensor | None, names: Callable[[], Sequence[str]]) -> None:
-        """Take in one step; `norms` are of the gradients of the parameters that `names` tells."""
-        told = () if norms is None else names()
-        self._rows.append(_Row(step, loss.detach() if isinstance(loss, Tensor) else loss, lr, norms, told))
+    def add(self, step: int, loss: Any, lr: float, norms: Tensor | None, names: Sequence[str]) -> None:
+        """Take in one step; `norms` are of the gradients of the parameters of these names.
+
+        Raises:
+            ConfigError: the loss is no number.
+        """
+        if loss is not None and not hasattr(loss, "__float__"):
+            raise ConfigError(
+                f"step: the loss must be a tensor or a number; got {type(loss).__name__}. Call step(batch, loss)."
+            )
+        self._rows.append(_Row(step, loss.detach() if isinstance(loss, Tensor) else loss, lr, norms, names))
         if len(self._rows) >= MAX_ROWS or self._clock() - self._flushed > SECONDS_BETWEEN:
             self.flush()
 

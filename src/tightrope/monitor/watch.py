@@ -9,7 +9,7 @@ import atexit
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from tightrope.curvature import LossFn
 from tightrope.errors import ConfigError, TightropeError
 from tightrope.stability import Measurement
 
+from .hooks import AFTER, BEFORE
 from .sinks import Sink
 from .watching import Watching
 
@@ -96,13 +97,13 @@ class Watcher:
     def __init__(self) -> None:
         self.run_dir: Path | None = None
         self._watching: Watching | None = None
-        self._is_paused = False
+        self._is_paused = self._is_over = False
         self._failures: dict[str, int] = {}
 
     @property
     def is_on(self) -> bool:
         """Whether it watches: it started, was not closed, and did not give up."""
-        return self._watching is not None
+        return self._watching is not None and not self._is_over
 
     @property
     def overhead(self) -> float:
@@ -117,6 +118,8 @@ class Watcher:
                 Needed where `watch` was given no probe.
             loss: Of the step, a tensor or a number; it is logged, and searched for what is not finite.
         """
+        if self._is_over:
+            self.close()
         if self._watching is not None and not self._is_paused and self._watching.is_told():
             with self._guarded("step"):
                 self._watching.step(batch, loss)
@@ -137,6 +140,8 @@ class Watcher:
     def resume(self) -> None:
         """Watch again."""
         self._is_paused = False
+        if self._watching is not None:
+            self._watching.go_on()
 
     def close(self) -> None:
         """Take every hook away, store how the run ended, and let go of the model. Called again, it does nothing."""
@@ -169,7 +174,9 @@ class Watcher:
             yield
 
     def _looks_at(self, step: int) -> bool:
-        return self._watching is not None and not self._is_paused and self._watching.looks_at(step)
+        if self._watching is None or self._is_paused or self._is_over:
+            return False
+        return self._watching.looks_at(step)
 
     @contextmanager
     def _reported(self, where: str) -> Iterator[None]:
@@ -180,12 +187,15 @@ class Watcher:
 
     def _report(self, where: str, error: Exception) -> None:
         words = str(error) if isinstance(error, TightropeError) else f"{type(error).__name__}: {error}"
-        words = " ".join(words.split()) or type(error).__name__
+        words = " ".join(words.split())
+        words += "" if words.endswith((".", "?", "!")) else "."
         self._failures[words] = times = self._failures.get(words, 0) + 1
         is_over = isinstance(error, ConfigError) or where in ("watch", "close") or times >= MAX_FAILURES
         if times == 1 or is_over:
             say(f"{words} {'The run goes on unwatched.' if is_over else 'The run goes on.'}")
-        if is_over and self._watching is not None:
+        if is_over and where in (BEFORE, AFTER):
+            self._is_over = True  # a hook cannot be taken away while torch goes through the hooks
+        elif is_over and self._watching is not None:
             self.close()
 
 
@@ -204,4 +214,5 @@ class Pause:
 
 def say(words: str) -> None:
     """One line for the person at the terminal; on stderr, so that a program's own output stays its own."""
-    print(f"tightrope: {words}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # nobody is listening
+        print(f"tightrope: {words}", file=sys.stderr, flush=True)

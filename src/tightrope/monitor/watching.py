@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tightrope.curvature import LossFn, observing
-from tightrope.errors import ConfigError, ShapeError, check_number
+from tightrope.curvature import LossFn, observing, working_dtype
+from tightrope.errors import ConfigError
 from tightrope.optim import freeze
 from tightrope.stability import Measurement, run_verdict
 
-from .hooks import Captured, Guard, StepHooks, moved
+from .admission import check_loss, check_ownership, check_settings, unwrapped
+from .attendance import Attendance
+from .chance import Chance
+from .confinement import confined, on_trial
+from .health import Health
+from .hooks import Captured, Guard, StepHooks, moved, place_words, placed
 from .journal import Journal
 from .probe_set import ProbeSet, fingerprint, generators_kept, micro_batches
 from .reading import Reader, Reading
 from .schedule import MOST_PRODUCTS, Schedule, tried
 from .sinks import Sink
-from .step_log import NotFinite, StepLog
+from .step_log import StepLog
 
 RTOL = 0.05
 """Of the eigensolves: their values are closer than their residuals by far."""
 STEPS_TO_SETTLE = 10
 """Before anything is timed: the first steps of a loop are slow for reasons of their own."""
-
-SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "nu")
-"""As optimizers call them in their state."""
 
 
 class Watching:
@@ -48,23 +51,26 @@ class Watching:
         clip_norm: float | None,
         sinks: Sequence[Sink],
     ) -> None:
+        check_loss(model, loss_fn)
         self.model, self.loss_fn, self.optimizer = model, loss_fn, unwrapped(optimizer)
         self.names = {id(w): name for name, w in model.named_parameters()}
-        self._check_ownership()
+        check_ownership(self.params, self.names)
         frozen = freeze(self.optimizer)
         if frozen.status == "no_threshold":
             raise ConfigError(f"watch: {frozen.reason}")
         with observing(model), generators_kept(probe):  # reading an iterable may draw random numbers
             self.probe = ProbeSet.of(probe)
-        _check_settings(budget, every, clip_norm)
+        check_settings(budget, every, clip_norm)
         self.schedule = Schedule(budget, every)
         self.budget = self.schedule.budget
         self.reader = Reader(model, loss_fn, clip_norm=clip_norm, names=self.names, rtol=RTOL)
-        self.step_number, self._told, self._num_skipped = 0, 0, 0
+        self.step_number, self._attendance, self._chance = 0, Attendance(say), Chance()
         settings = {"budget": budget, "every": every, "clip_norm": clip_norm}
         names = {"model": type(model).__name__, "optimizer": type(self.optimizer).__name__}
+        self._say = say
         self.journal = Journal.begun(self.optimizer, run_dir, sinks, say, {**names, **settings})
         self.log = StepLog(self.journal.step, self.journal.not_finite)
+        self._health = Health(self.optimizer, self.names)
         self.readings: list[Reading] = []
         self.is_minibatch = False
         self._hooks: StepHooks | None = None
@@ -72,10 +78,16 @@ class Watching:
         self._next_look, self._inside = 1, 0.0
         self._batch: Any = None
         self._fingerprints: set[Any] = set()
+        self._place = placed(self.params)
 
     def set_hooks(self, is_wanted: Callable[[int], bool], guard: Guard) -> None:
         """Begin to look at the optimizer's steps."""
         self._hooks = StepHooks(self.optimizer, is_wanted, guard)
+        if not self._hooks.is_alone:
+            self._say(
+                "watch: this optimizer is watched already; both watch it from now on, each within its own budget. "
+                "Close the other if it was left over."
+            )
         self._plan(self._hooks, has_acted=True)
 
     @property
@@ -85,17 +97,18 @@ class Watching:
 
     def looks_at(self, step: int) -> bool:
         """Whether the optimizer step of this number is looked at."""
-        return step >= self._next_look
+        return step >= self._next_look and self._attendance.is_due(step - 1)
+
+    def go_on(self) -> None:
+        """Steps that were taken in a pause need not be told."""
+        assert self._hooks is not None
+        self._attendance.excuse(self._hooks.num_steps)
 
     def is_told(self) -> bool:
         """Count a step the loop tells of; whether there is more to do about it."""
         assert self._hooks is not None
         step = self._hooks.num_steps
-        if step == self._told:
-            self._num_skipped += 1  # a gradient scaler that met an infinity steps over the optimizer
-            return False
-        self._told = step
-        return self.looks_at(step)
+        return self._attendance.is_news(step) and self.looks_at(step)
 
     def step(self, batch: Any, loss: Any) -> None:
         """Take in one training step."""
@@ -103,7 +116,8 @@ class Watching:
         hooks, batch = self._hooks, micro_batches(batch)
         self.step_number = hooks.num_steps
         self.schedule.note(self.step_number)
-        self.log.add(self.step_number, loss, hooks.lr, hooks.norms, self._gradient_names)
+        names = [self.names.get(i, "") for i in hooks.normed]
+        self.log.add(self.step_number, loss, hooks.lr, hooks.norms, names)
         self._take_in(batch)
         has_acted = False
         if not self.schedule.is_settled:
@@ -120,17 +134,22 @@ class Watching:
         batch = self._batch if batch is None else micro_batches(batch)
         if batch is None and not (self.probe and self.probe.size):
             raise ConfigError("measure: there must be data to measure on; got none yet. Give a batch.")
+        self._follow()
         self.reader.probe.max_products = MOST_PRODUCTS
-        return self.reader.probe.measure(self.optimizer, self._data(batch))
+        with self._evaluating():
+            return self.reader.probe.measure(self.optimizer, self._data(batch))
 
     def close(self) -> None:
         """Let go of everything, and store how the run ended."""
         if self._hooks is not None:
             self._hooks.remove()
-        self.log.flush()
+            self.log.flush()
+            if self._hooks.num_steps:
+                self._look_for_nan(self._hooks.num_steps)
+            self._attendance.conclude(self._hooks.num_steps)
         steps, measured = [r.step for r in self.readings], [r.measurement for r in self.readings]
         verdict = run_verdict(type(self.optimizer).__name__, steps, measured)
-        self.journal.end(verdict, self.step_number, self.budget, num_skipped=self._num_skipped)
+        self.journal.end(verdict, self.step_number, self.budget, num_skipped=self._attendance.num_skipped)
 
     def _take_in(self, batch: Any) -> None:
         if batch is None:
@@ -148,40 +167,52 @@ class Watching:
         data = self.probe if self.probe is not None else None if batch is None else ProbeSet([batch])
         if data is None or not data.is_complete or (self.schedule.every is None and self.step_number < STEPS_TO_SETTLE):
             return
-        trial = tried(self.model, self.loss_fn, data, self.params)
-        self.schedule.settle(trial, data.size, None if batch is None else ProbeSet([batch]).size)
-        is_kept = self.probe is not None
+        self._follow()
+        with self._evaluating(), on_trial(self.model, data.batches[0]):
+            trial = tried(self.model, self.loss_fn, data, self.params)
+            batch_size = None if batch is None else ProbeSet([batch]).size
+            self.schedule.settle(trial, data.size, batch_size)
+            sample = data.part(self.schedule.share, self.params[0].device)
+            self._chance.settle(self.model, self.loss_fn, sample)
+        self.reader.num_draws, self.reader.loss_spread = self._chance.num_draws, self._chance.found.spread
+        self.schedule.multiply(self._chance.num_draws)
+        words = "; ".join(each for each in (trial.route, self._chance.words) if each)
         self.journal.introduce(
             self.optimizer,
             self.schedule,
             self.step_number,
-            trial.route,
+            words,
             data,
-            is_kept=is_kept,
+            is_kept=self.probe is not None,
             is_minibatch=len(self._fingerprints) > 1,
         )
 
     def _act(self, kind: str, captured: Captured, batch: Any) -> None:
         """Carry out what was due at this step."""
-        began, data, num_products = self.budget.clock(), self._data(batch), 0
-        if kind == "reading":
-            reading = self._read(captured, data, batch)
-            num_products = reading.measurement.num_products // (1 + self.reader.has_sharpness)
-        elif kind == "look":
-            self.reader.look(captured, batch, data)
-        else:
-            self.journal.glance(captured.step, self.reader.glance(captured, data))
+        began, num_products = self.budget.clock(), 0
+        self._follow()
+        if captured.place != self._place:  # the step is one of weights that are no longer there
+            return
+        self._look_for_nan(captured.step)
+        with self._evaluating():
+            data = self._data(batch)
+            if kind == "reading":
+                reading = self._read(captured, data, batch)
+                num_products = reading.measurement.num_products // (1 + self.reader.has_sharpness)
+            elif kind == "look":
+                self.reader.look(captured, batch, data)
+            else:
+                self.journal.glance(captured.step, self.reader.glance(captured, data))
         self.schedule.done(kind, self.budget.clock() - began, num_products)
 
     def _read(self, captured: Captured, data: Any, batch: Any) -> Reading:
-        self._check_finite(captured)
         lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.is_minibatch |= len(self._fingerprints) > 1
         reader, schedule = self.reader, self.schedule
         reader.max_products = schedule.max_products
         reader.has_sharpness, reader.has_plain = schedule.takes("sharpness"), schedule.takes("plain")
         reading = self.reader.read(captured, data, batch, lrs, is_minibatch=self.is_minibatch)
-        if self.probe is not None and self.schedule.share == 1:
+        if self.probe is not None and self.schedule.share == 1 and not self._chance.is_random:
             self.is_minibatch |= not self.reader.is_of(captured)
         self.log.flush()
         self.readings.append(reading)
@@ -202,57 +233,36 @@ class Watching:
         """What is measured on: the probe set, or the step's own batch, or a part of it."""
         share, device = self.schedule.share, self.params[0].device
         if self.probe is not None:
-            return self.probe.part(share, device)
-        return batch if share == 1 else ProbeSet([batch]).part(share, device)
+            data = self.probe.part(share, device)
+        else:
+            data = batch if share == 1 else ProbeSet([batch]).part(share, device)
+        return self._chance.spread_over(data)
 
-    def _check_finite(self, captured: Captured) -> None:
-        """Look at the weights and the optimizer's state, which no loss or gradient shows."""
-        if not bool(captured.w.isfinite().all()):
-            parts = captured.w.split([w.numel() for w in captured.params])
-            bad = next(w for w, part in zip(captured.params, parts, strict=True) if not bool(part.isfinite().all()))
-            self.log.note(NotFinite(captured.step, "weight", self.names.get(id(bad), ""), captured.step - 1))
-        for w in captured.params:
-            for key, state in self.optimizer.state.get(w, {}).items():
-                is_of_w = isinstance(state, Tensor) and state.is_floating_point() and state.shape == w.shape
-                if is_of_w and not bool(state.isfinite().all()):
-                    what = "second moment" if key in SECOND_MOMENTS else f"optimizer's {key}"
-                    self.log.note(NotFinite(captured.step, what, self.names.get(id(w), ""), captured.step - 1))
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Inside, loss_fn can do nothing to the run, and draws the random numbers of every other reading."""
+        assert self._hooks is not None
+        with confined(self.model, self._hooks), self._chance.same():
+            yield
 
-    def _gradient_names(self) -> list[str]:
-        return [self.names.get(id(w), "") for w in self.params if w.grad is not None]
+    def _follow(self) -> None:
+        """Where parameters were added, frozen, exchanged or moved, go on with those there are."""
+        known = {id(w): name for name, w in self.model.named_parameters()}
+        check_ownership(self.params, known)
+        self.names.clear()
+        self.names.update(known)
+        place, former = placed(self.params), self._place
+        if self.probe is not None:
+            self.probe.dtype = working_dtype(self.params)
+        if place != former:
+            self._place = place
+            self.reader.forget()
+            if self.schedule.is_settled:
+                self._say(
+                    f"step {self.step_number:,}: the optimizer now moves {place_words(self.params)}, not what it moved "
+                    "before; readings go on with that, from a fresh start."
+                )
 
-    def _check_ownership(self) -> None:
-        params = self.params
-        if not params:
-            raise ConfigError("watch: the optimizer must move a parameter that requires a gradient; it moves none.")
-        num_foreign = sum(id(w) not in self.names for w in params)
-        if num_foreign:
-            raise ShapeError(
-                f"watch: the optimizer must move parameters of the model it is given; {num_foreign} of its "
-                f"{len(params)} are not. Give the model that is trained, not a copy of it."
-            )
-
-
-def _check_settings(budget: float, every: int | None, clip_norm: float | None) -> None:
-    check_number("watch: budget", budget, lambda b: 0 < b < 1, "be a share above 0 and below 1, such as 0.03")
-    if every is not None:
-        check_number("watch: every", every, lambda n: n >= 1 and int(n) == n, "be a whole number of steps, 1 or more")
-    if clip_norm is not None:
-        check_number("watch: clip_norm", clip_norm, lambda c: c > 0, "be above 0")
-
-
-def unwrapped(optimizer: Any) -> Optimizer:
-    """The torch optimizer beneath wrappers.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    outer = optimizer
-    for _ in range(4):
-        inner = getattr(optimizer, "optimizer", None)
-        if not isinstance(inner, Optimizer):
-            break
-        optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise ConfigError(f"watch: needs a torch optimizer; got {type(outer).__name__}.")
-    return optimizer
+    def _look_for_nan(self, step: int) -> None:
+        for found in self._health.look(step, self.params):
+            self.log.note(found)

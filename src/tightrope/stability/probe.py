@@ -21,6 +21,7 @@ from tightrope.curvature import (
     Scaled,
     SelfCheck,
     SymmetricOperator,
+    autocast_set_aside,
     hessian,
     top_eigenvalues,
 )
@@ -125,7 +126,7 @@ class Probe:
             return Measurement(frozen.status, frozen.reason, threshold=None)
         params = self._matching(frozen)
         graph_bytes = self._allot(params)
-        with weights_at(params, w):
+        with weights_at(params, w), autocast_set_aside():  # the solver's products too would be rounded by it
             H = hessian(
                 self.model,
                 self.loss_fn,
@@ -146,6 +147,10 @@ class Probe:
     def top_direction(self) -> Tensor | None:
         """(p,) unit top eigenvector of the last measurement, in coordinates scaled by D^-1/2; None without one."""
         return None if self._warm_ratio is None else self._warm_ratio[:, 0]
+
+    def forget(self) -> None:
+        """Start cold next time, as after the parameters were exchanged or moved."""
+        self._warm_ratio = self._warm_sharpness = self._audited_ratio = self.gradient = self.along = None
 
     def state_dict(self) -> dict[str, Any]:
         """What the next measurement starts from: tensors and numbers, for a checkpoint."""
@@ -255,7 +260,7 @@ class Probe:
         result = top_eigenvalues(
             operator,
             k,
-            start=start,
+            start=None if start is None else start.to(operator.device, operator.dtype),
             rtol=self.rtol,
             max_products=max_products,
             max_basis=None if is_roomy else columns,
