@@ -21,6 +21,7 @@ from .reading import Reader, Reading
 from .schedule import MOST_PRODUCTS, Schedule, tried
 from .sinks import Sink
 from .step_log import NotFinite, StepLog
+from .tensorboard import ScalarWriter
 
 RTOL = 0.02
 """Of the eigensolves: their values are closer than their residuals by far."""
@@ -46,7 +47,7 @@ class Watching:
         every: int | None,
         run_dir: str | Path | None,
         clip_norm: float | None,
-        sinks: Sequence[Sink],
+        sinks: Sequence[str | Sink | ScalarWriter] | None,
     ) -> None:
         self.model, self.loss_fn, self.optimizer = model, loss_fn, unwrapped(optimizer)
         self.names = {id(w): name for name, w in model.named_parameters()}
