@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sqlite3
 import struct
 import subprocess
@@ -17,6 +18,8 @@ import pytest
 import torch
 
 from tightrope.monitor import Sink, watch
+from tightrope.monitor.resolution import KNOWN
+from tightrope.monitor.trackers import MLflow
 from tightrope.store import read_events
 
 from .loops import Unwatched, assert_equal, batches, cross_entropy, network, plain_loop, state_of
@@ -24,6 +27,7 @@ from .loops import Unwatched, assert_equal, batches, cross_entropy, network, pla
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 WITH_RUNS = TRACKERS[1:]
 NUMBERS = {"ratio", "residual", "sharpness", "participation", "lr", "next_ratio"}
+
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
@@ -69,7 +73,7 @@ def trained(num_steps=4, *, each=lambda step, loss: None, lr=1e-2, stop=(), **se
         loss.backward()
         optimizer.step()
         watcher.step(batch, loss)
-        each(step, loss)
+        each(step, loss.item())
     watcher.close()
     return watcher
 
@@ -107,9 +111,7 @@ def test_a_sink_that_fails_is_said_once_and_the_others_and_the_run_directory_go_
     bad, good = Kept(where), Kept()
     trained(6, sinks=(bad, good), every=1, lr=1e4)
     said = [line for line in lines(capsys) if "Kept failed" in line]
-    assert said == [
-        "tightrope: The sink Kept failed and gets nothing more. RuntimeError: no route to host The run goes on."
-    ]
+    assert said == ["tightrope: The sink Kept failed and is left out: RuntimeError: no route to host"]
     assert len(bad.named(where)) == 1
     assert len(bad.named("close")) == 1
     assert len(good.named("log")) == len(events("measurement")) == 6
@@ -217,27 +219,57 @@ def test_the_first_line_names_the_sinks(capsys):
     assert lines(capsys)[0].endswith("-> run, Kept")
 
 
-def test_no_tracker_is_loaded_that_was_not_asked_for():
-    code = (
-        "import sys, torch, tightrope as tr; model = torch.nn.Linear(2, 1)\n"
-        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
-        "with tr.watch(model, optimizer, lambda model, x: model(x).square().mean(), every=1) as watcher:\n"
-        "    model(torch.ones(3, 2)).sum().backward(); optimizer.step(); watcher.step(torch.ones(3, 2))\n"
-        f"    assert watcher.is_on; print(*({TRACKERS!r} & sys.modules.keys()))"
-    ).replace(repr(TRACKERS), repr(set(TRACKERS)))
+LOOP = """
+import random, sys
+import numpy as np, torch
+import tightrope as tr
+
+sinks, trackers = {sinks!r}, {trackers!r}
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+states = lambda: (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+before = states()
+with tr.watch(model, optimizer, lambda model, x: model(x).square().mean(), every=1, run_dir="run", sinks=sinks) as w:
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.ones(3, 2)).square().sum().backward()
+        optimizer.step()
+        w.step(torch.ones(3, 2))
+print(*sorted(set(trackers) & sys.modules.keys()), "kept" if states() == before else "drawn")
+"""
+
+
+def loop_of_its_own(sinks):
+    """What a fresh process prints of a short watched loop: the trackers it has loaded, and of its random states."""
+    code = LOOP.format(sinks=sinks, trackers=TRACKERS)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == []
-    assert "measured" not in result.stderr
+    assert "failed" not in result.stderr
+    assert len(events("measurement")) == 2
+    return result.stdout.splitlines()[-1]
+
+
+def test_no_tracker_is_loaded_that_was_not_asked_for():
+    assert loop_of_its_own(()) == "kept"
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_importing_and_starting_a_tracker_draws_no_random_number_of_the_process(tracker, request):
+    request.getfixturevalue(tracker)
+    assert loop_of_its_own((tracker,)).endswith(f"{tracker} kept")
 
 
 # Trackers, read back from what they stored
 
 
 class Stored:
-    """What a tracker stored of one run: (step, number) by name, the alerts' words, its name and whether it ended."""
+    """What a tracker stored of one run: (step, number) by name, the alerts' words, and of the run itself.
 
-    def __init__(self, values, alerts, name="", is_finished=None):
+    `losses` are rows of the run's owner, with the steps that the tracker counts.
+    """
+
+    def __init__(self, values, alerts, name="", is_finished=None, losses=()):
         self.values, self.alerts, self.name, self.is_finished = values, alerts, name, is_finished
+        self.losses = list(losses)
 
     def series(self, key):
         return self.values[f"tightrope/{key}"]
@@ -251,12 +283,7 @@ def tensorboard():
     def stored(folder="run/tensorboard"):
         read = EventAccumulator(str(folder))
         read.Reload()
-        values = {
-            tag: [(event.step, struct.unpack("f", read_float(event))[0]) for event in read.Tensors(tag)]
-            for tag in read.Tags()["tensors"]
-            if not tag.endswith("text_summary")
-        }
-        values |= {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+        values = {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
         texts = [tag for tag in read.Tags()["tensors"] if tag.endswith("text_summary")]
         return [Stored(values, [e.tensor_proto.string_val[0].decode() for tag in texts for e in read.Tensors(tag)])]
 
@@ -265,10 +292,17 @@ def tensorboard():
 
 @pytest.fixture
 def wandb(monkeypatch, tmp_path):
-    for name, value in (("MODE", "offline"), ("SILENT", "true"), ("DIR", str(tmp_path))):
+    for name in ("DIR", "CONFIG_DIR", "CACHE_DIR", "DATA_DIR"):
+        monkeypatch.setenv(f"WANDB_{name}", str(tmp_path))
+    for name, value in (("MODE", "offline"), ("SILENT", "true")):
         monkeypatch.setenv(f"WANDB_{name}", value)
     wandb = pytest.importorskip("wandb", reason="trackers are an extra")
-    yield lambda: [stored_by_wandb(path) for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))]
+
+    def stored():
+        wandb.teardown()  # its service writes on for a moment after a run has finished
+        return [stored_by_wandb(path) for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))]
+
+    yield stored
     wandb.teardown()
 
 
@@ -306,12 +340,14 @@ def stored_by_wandb(path):
     records = list(wandb_records(path))
     alerts = [r.alert.title + ": " + r.alert.text for r in records if r.WhichOneof("record_type") == "alert"]
     [name] = {r.run.display_name for r in records if r.WhichOneof("record_type") == "run"}
-    return Stored(values, alerts, name, any(r.WhichOneof("record_type") == "exit" for r in records))
+    losses = [(row["_step"], row["loss"]) for row in wandb_rows(path) if "loss" in row]
+    return Stored(values, alerts, name, any(r.WhichOneof("record_type") == "exit" for r in records), losses)
 
 
 @pytest.fixture
 def mlflow(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the small client has no other store without a server
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
     mlflow = pytest.importorskip("mlflow", reason="trackers are an extra")
 
@@ -323,7 +359,8 @@ def mlflow(monkeypatch, tmp_path):
                 for key in run.data.metrics
             }
             alerts = [f"{key}: {words}" for key, words in run.data.tags.items() if key.startswith("tightrope alert")]
-            found.append(Stored(values, alerts, run.info.run_name, run.info.status == "FINISHED"))
+            is_finished = run.info.status == "FINISHED"
+            found.append(Stored(values, alerts, run.info.run_name, is_finished, values.get("loss", ())))
         return found
 
     return stored
@@ -352,6 +389,7 @@ def stored_by_trackio(path):
         stored = runs.setdefault(run_id, Stored({}, [], name))
         for key, value in json.loads(metrics).items():
             stored.values.setdefault(key, []).append((step, float(value)))
+        stored.losses = stored.values.get("loss", [])
     with closing(sqlite3.connect(path)) as store:
         for run_id, title, text in store.execute("SELECT run_id, title, text FROM alerts ORDER BY id"):
             runs[run_id].alerts.append(f"{title}: {text}")
@@ -380,3 +418,122 @@ def test_a_tracker_asked_for_by_name_stores_every_reading_and_every_alert(tracke
     if tracker != "tensorboard":
         assert run.name == "run"
     assert run.is_finished in (True, None)
+
+
+def own_run(tracker, module, name="mine", every=None):
+    """(log, end, is_open) of a run that its owner has begun, who counts steps by `every` or has them counted."""
+    settings = {} if every is None else {"step": every}
+    if tracker == "wandb":
+        run = module.init(project="mine", name=name)
+        log, end, is_open = run.log, run.finish, lambda: module.run is run
+    elif tracker == "mlflow":
+        run = module.start_run(run_name=name)
+        log, end, is_open = module.log_metrics, module.end_run, lambda: module.active_run() is run
+    else:
+        run = module.init("mine", name=name, auto_log_cpu=False, auto_log_gpu=False)
+        log, end = module.log, module.finish
+        is_open = lambda: module.context_vars.current_run.get() is run  # noqa: E731
+    return lambda step, loss: log({"loss": loss}, **{k: step * n for k, n in settings.items()}), end, is_open
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("every", [None, 10])
+@pytest.mark.parametrize("tracker", WITH_RUNS)
+def test_an_active_run_gets_the_numbers_and_keeps_its_owners_rows_and_steps(tracker, every, asked, request, capsys):
+    stored, module = request.getfixturevalue(tracker), sys.modules[tracker]
+    for name, sinks in (("alone", None), ("watched", (tracker,) if asked else ())):
+        log, end, is_open = own_run(tracker, module, name, every)
+        trained(6, sinks=sinks, every=2, lr=1e4, each=log)
+        assert is_open()
+        log(6, 0.5)
+        end()
+        if name == "alone":
+            shutil.rmtree("run")
+    runs = {run.name: run for run in stored()}
+    alone, watched, measured = runs["alone"], runs["watched"], events("measurement")
+    assert len(alone.losses) == 7
+    assert watched.losses == alone.losses
+    assert not alone.alerts
+    assert not [key for key in alone.values if key.startswith("tightrope")]
+    assert [value for _, value in watched.series("ratio")] == pytest.approx([event["ratio"] for event in measured])
+    assert len(measured) == 3
+    assert any("beyond the edge" in alert for alert in watched.alerts)
+    if tracker != "mlflow":
+        assert [value for _, value in watched.series("step")] == [2, 4, 6]
+    assert f"-> run, the active run of {tracker}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tracker", WITH_RUNS)
+def test_a_run_of_our_own_does_not_become_the_active_one(tracker, request, tmp_path):
+    stored, module = request.getfixturevalue(tracker), sys.modules[tracker]
+    found = []
+    trained(2, sinks=(tracker,), every=1, each=lambda *_: found.append(active(tracker, module)))
+    assert found == [None, None]
+    [run] = stored()
+    assert run.name == "run"
+
+
+def active(tracker, module):
+    if tracker == "wandb":
+        return module.run
+    return module.active_run() if tracker == "mlflow" else module.context_vars.current_run.get()
+
+
+@pytest.mark.parametrize("tracker", WITH_RUNS)
+def test_a_run_that_begins_after_the_watcher_is_found_and_one_that_ended_is_no_failure(tracker, request, capsys):
+    stored, module = request.getfixturevalue(tracker), sys.modules[tracker]
+    runs = []
+
+    def each(step, loss):
+        if step == 1:
+            runs.append(own_run(tracker, module))
+        if step in (2, 3):
+            runs[0][0](step, loss)
+        if step == 3:
+            runs[0][1]()
+
+    trained(6, every=1, each=each)
+    [run] = stored()
+    assert len(run.series("ratio")) == 2
+    assert not [line for line in lines(capsys) if "failed" in line]
+
+
+def test_a_writer_of_ones_own_gets_the_numbers_and_stays_open(tensorboard):
+    writer = sys.modules["torch.utils.tensorboard"].SummaryWriter("mine")
+    trained(3, sinks=(writer,), every=1, each=lambda step, loss: writer.add_scalar("loss", loss, step))
+    [run] = tensorboard("mine")
+    assert [step for step, _ in run.series("ratio")] == [1, 2, 3]
+    writer.add_scalar("loss", 0.5, 9)
+    writer.close()
+    [run] = tensorboard("mine")
+    assert run.values["loss"][-1] == (9, 0.5)
+
+
+def test_wandb_without_an_account_stays_offline_and_asks_nothing(wandb, monkeypatch, tmp_path):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "nobody"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    trained(1, sinks=("wandb",), every=1)
+    [run] = wandb()
+    assert len(run.series("ratio")) == 1
+
+
+def test_an_alert_of_any_title_is_a_tag_of_mlflow(mlflow):
+    sink = MLflow(Path("run"))
+    sink.alert(3, "optimizer's exp_avg (first) not finite", "words")
+    sink.close()
+    [run] = mlflow()
+    assert run.alerts == ["tightrope alert 3 optimizers exp_avg first not finite: words"]
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_numbers_that_are_not_finite_are_stored(tracker, request):
+    stored = request.getfixturevalue(tracker)
+    sink = KNOWN[tracker](Path("run"))
+    sink.log(1, {"ratio": float("nan"), "sharpness": float("inf"), "lr": 1.0})
+    sink.close()
+    [run] = stored()
+    assert np.isnan(run.series("ratio")[0][1])
+    assert run.series("sharpness")[0][1] >= np.finfo(np.float32).max
+    assert run.series("lr")[0][1] == 1

@@ -85,7 +85,7 @@ class Sinks:
 
     def _report(self, sink: Sink, error: Exception) -> None:
         words = textwrap.shorten(f"{type(error).__name__}: {error}", LONGEST, placeholder=" ...")
-        self._say(f"The sink {type(sink).__name__} failed and gets nothing more. {words} The run goes on.")
+        self._say(f"The sink {type(sink).__name__} failed and is left out: {words}")
 
     def _drop(self, sink: Sink) -> None:
         self._sinks.remove(sink)
