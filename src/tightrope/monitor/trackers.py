@@ -64,8 +64,8 @@ class CurrentRun:
 class WandB(Sink):
     """Rows of a run of Weights & Biases, over an x axis of their own, and its alerts.
 
-    In a run that is not ours the numbers are put into the row that its owner writes next: to write a row would count
-    one of the owner's steps. Of several readings before that row it holds the last.
+    In a run that is not ours the numbers are put into its owner's open row, or the next one: to write a row would count
+    one of the owner's steps. Of several readings within one row it holds the last.
     """
 
     def __init__(self, run_dir: Path | None) -> None:
