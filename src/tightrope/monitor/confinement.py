@@ -42,9 +42,9 @@ def on_trial(model: nn.Module, batch: Any) -> Iterator[None]:
     Raises:
         ConfigError: it failed, or moved a weight.
     Cost:
-        A copy of the weights while it lasts.
+        A copy of the weights that are trained while it lasts.
     """
-    kept = [(w, w._version, w.detach().clone()) for w in model.parameters()]
+    kept = [(w, w._version, w.detach().clone() if w.requires_grad else None) for w in model.parameters()]
     try:
         yield
     except (ConfigError, torch.OutOfMemoryError, MemoryError):
@@ -60,7 +60,8 @@ def on_trial(model: nn.Module, batch: Any) -> Iterator[None]:
         moved = [(w, before) for w, version, before in kept if w._version != version]
         with torch.no_grad():
             for w, before in moved:
-                w.copy_(before)
+                if before is not None:
+                    w.copy_(before)
     if moved:
         raise changes_the_run("something that writes to the weights")
 

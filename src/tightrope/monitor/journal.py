@@ -17,9 +17,11 @@ from .budget import Budget
 from .hooks import moved
 from .probe_set import ProbeSet
 from .reading import Reading
+from .resolution import checked, resolved
 from .schedule import Schedule
-from .sinks import Sink, checked
+from .sinks import Sink, Sinks
 from .step_log import NotFinite
+from .tensorboard import ScalarWriter
 
 QUIET = ("too early to say", "undecided")
 """Verdicts that are stored and not said."""
@@ -28,7 +30,7 @@ QUIET = ("too early to say", "undecided")
 class Journal:
     """Stores, says and hands on."""
 
-    def __init__(self, writer: RunWriter, sinks: list[Sink], say: Callable[[str], None]) -> None:
+    def __init__(self, writer: RunWriter, sinks: Sinks, say: Callable[[str], None]) -> None:
         self.writer, self.sinks, self.say = writer, sinks, say
         self.path = writer.path
         self._last_verdict = ""
@@ -38,22 +40,23 @@ class Journal:
         cls,
         optimizer: Optimizer,
         run_dir: str | Path | None,
-        sinks: Sequence[Sink],
+        sinks: Sequence[str | Sink | ScalarWriter] | None,
         say: Callable[[str], None],
         settings: dict[str, Any],
     ) -> Journal:
         """A new run directory with its first event; `settings` are stored as its configuration.
 
         Raises:
-            ConfigError: a sink is none.
+            ConfigError: a sink is none, or not installed.
             StoreError: the directory cannot be made.
         """
         name = f"watch-{type(optimizer).__name__.lower()}"
-        resolved = checked(sinks)
+        asked = checked(sinks)
         path = claim(Path("runs"), name) if run_dir is None else Path(run_dir)
         watched = {key: value for key, value in settings.items() if value is not None}
         params = moved(optimizer)
-        journal = cls(RunWriter.new(path, tomli_w.dumps({"watch": watched})), resolved, say)
+        writer = RunWriter.new(path, tomli_w.dumps({"watch": watched}))
+        journal = cls(writer, Sinks(resolved(asked, path, with_active=sinks is not None), say), say)
         journal.writer.write(
             "start",
             format=FORMAT,
@@ -88,7 +91,7 @@ class Journal:
         kept = f"({size_words(data.num_bytes)} kept)" if is_kept else "of each reading's own batch"
         self.say(
             f"{type(optimizer).__name__}, {_edge(frozen)}; {route}; {cadence}; on {used:,} of {data.size:,} "
-            f"examples {kept}; -> {self.path}"
+            f"examples {kept}; -> {', '.join([str(self.path), *self.sinks.names])}"
         )
 
     def step(self, **columns: Any) -> None:
@@ -111,32 +114,31 @@ class Journal:
             self._last_verdict = name
         if reading.cause is not None:
             self.say(f"step {reading.step:,}: {reading.cause.words}")
-        for sink in self.sinks:
-            sink.log(reading.step, reading.numbers())
-            if is_news and name == "unstable":
-                sink.alert(reading.step, "beyond the edge of stability", words)
+        self.sinks.log(reading.step, reading.numbers())
+        if is_news and name == "unstable":
+            self.sinks.alert(reading.step, "beyond the edge of stability", words)
 
     def not_finite(self, found: NotFinite) -> None:
         """The first number of its kind that is not finite."""
         self.say(found.words)
         self.writer.write("not_finite", **found.to_dict())
-        for sink in self.sinks:
-            sink.alert(found.step, f"{found.what} not finite", found.words)
+        self.sinks.alert(found.step, f"{found.what} not finite", found.words)
 
     def end(self, verdict: RunVerdict, step: int, budget: Budget, *, num_skipped: int) -> None:
         """How the run ended."""
         self.writer.write("verdict", **verdict.to_dict())
-        self.writer.write(
-            "end",
-            step=step,
-            outcome="closed",
-            seconds=budget.total,
-            measuring_seconds=budget.inside,
-            num_skipped=num_skipped,
-        )
-        self.writer.close()
-        for sink in self.sinks:
-            sink.close()
+        try:
+            self.sinks.close()
+        finally:  # a tracker that uploads may be interrupted, and its time counts
+            self.writer.write(
+                "end",
+                step=step,
+                outcome="closed",
+                seconds=budget.total,
+                measuring_seconds=budget.inside,
+                num_skipped=num_skipped,
+            )
+            self.writer.close()
 
 
 def _edge(frozen: Frozen) -> str:

@@ -23,6 +23,7 @@ from tightrope.stability import Measurement
 
 from .hooks import AFTER, BEFORE
 from .sinks import Sink
+from .tensorboard import ScalarWriter
 from .watching import Watching
 
 SWITCH = "TIGHTROPE"
@@ -40,7 +41,7 @@ def watch(
     every: int | None = None,
     run_dir: str | Path | None = None,
     clip_norm: float | None = None,
-    sinks: Sequence[Sink] = (),
+    sinks: Sequence[str | Sink | ScalarWriter] | None = (),
 ) -> Watcher:
     """Watch how far a training loop is from the edge of stability, without changing it.
 
@@ -58,7 +59,8 @@ def watch(
         every: Measure every so many steps instead, whatever that costs.
         run_dir: Directory for what is found; default a new one below runs/.
         clip_norm: The global norm that the loop clips gradients to, if it does.
-        sinks: Where numbers and alerts go beside the run directory.
+        sinks: Where numbers and alerts go beside the run directory: "tensorboard", "wandb", "mlflow", "trackio", a
+            SummaryWriter, `Sink` objects. An active run of W&B, MLflow or trackio gets them unasked; with None nobody.
     Returns:
         Watcher; switched off, with a line that says why, if anything here does not fit, or if the environment holds
         TIGHTROPE=0.
@@ -148,7 +150,7 @@ class Watcher:
         watching, self._watching = self._watching, None
         atexit.unregister(self.close)
         if watching is not None:
-            with self._reported("close"):
+            with watching.budget.visit(), self._reported("close"):
                 watching.close()
 
     def __enter__(self) -> Watcher:

@@ -27,6 +27,7 @@ from .reading import Reader, Reading
 from .schedule import MOST_PRODUCTS, Schedule, tried
 from .sinks import Sink
 from .step_log import StepLog
+from .tensorboard import ScalarWriter
 
 RTOL = 0.05
 """Of the eigensolves: their values are closer than their residuals by far."""
@@ -49,7 +50,7 @@ class Watching:
         every: int | None,
         run_dir: str | Path | None,
         clip_norm: float | None,
-        sinks: Sequence[Sink],
+        sinks: Sequence[str | Sink | ScalarWriter] | None,
     ) -> None:
         check_loss(model, loss_fn)
         self.model, self.loss_fn, self.optimizer = model, loss_fn, unwrapped(optimizer)
