@@ -111,7 +111,7 @@ LOSSES = {
     "a dict": (lambda model, batch: {"loss": cross_entropy(model, batch)}, "got dict. Return the loss alone"),
     "a vector": (
         lambda model, batch: model(batch[0]).sum(1),
-        "got shape (8,), torch.float32. Average it: loss.mean().",
+        "got shape (2,), torch.float32. Average it: loss.mean().",
     ),
     "detached": (lambda model, batch: cross_entropy(model, batch).detach(), "Is it detached"),
     "raising": (lambda model, batch: {}["absent"], "on a tuple of (8, 6), (8,) it raised KeyError: 'absent'."),

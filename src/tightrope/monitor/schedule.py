@@ -24,8 +24,10 @@ LEAST_EXAMPLES = 32
 """A probe set is not cut down further, nor below half a step's batch: few examples overstate the sharpness."""
 FEWEST_EXAMPLES = 8
 """However small the batches."""
-TRIAL_SIZES = (8, 32)
-"""Examples on which the model is tried and timed."""
+TRIAL_SIZES = (8, 64)
+"""Examples on which the model is tried and timed; never more than a step's batch."""
+NUM_TIMES = 2
+"""Each is timed, for the least: what is slower was disturbed."""
 NUM_PRODUCTS = 6
 """Of a solve, until some have been seen."""
 LEAST_PRODUCTS, MOST_PRODUCTS = 8, 64
@@ -176,29 +178,36 @@ class Schedule:
         nothing, whole = trial.seconds(0, num_products), trial.seconds(size, num_products)
         wanted = size * (allowed - nothing) / (whole - nothing) if whole > nothing else size
         constant, each = trial.product
-        least = min(LEAST_EXAMPLES, max(FEWEST_EXAMPLES, (batch_size or size) // 2))
-        return min(1.0, max(wanted, least, constant / each if each > 0 else size) / max(size, 1))
+        batch_size = batch_size or size
+        least = min(LEAST_EXAMPLES, max(FEWEST_EXAMPLES, batch_size // 2))
+        cheap = min(constant / each, batch_size) if each > 0 else batch_size
+        return min(1.0, max(wanted, least, cheap) / max(size, 1))
 
 
-def tried(model: nn.Module, loss_fn: LossFn, data: ProbeSet, params: Sequence[Tensor]) -> Trial:
+def tried(model: nn.Module, loss_fn: LossFn, data: ProbeSet, params: Sequence[Tensor], batch_size: int | None) -> Trial:
     """Try the model on a few examples of a set: its route is checked, and its gradient and products are timed."""
-    seen: list[tuple[int, float, float, str]] = []
-    for size in TRIAL_SIZES:
-        n = min(size, data.size)
+    most = min(TRIAL_SIZES[1], data.size, batch_size or data.size)
+    sizes = min(TRIAL_SIZES[0], max(1, most // 4)), most
+    seen: list[tuple[float, float, str]] = []
+    for n in sizes:
         batch = data.part(n / data.size, params[0].device)
         if not seen:
             hessian(model, loss_fn, batch, params=params)  # the first time pays for the check, and for warming up
-        seen.append((n, *_timed(model, loss_fn, batch, params)))
-    (n0, build0, product0, route), (n1, build1, product1, _) = seen
-    return Trial(route, _line(n0, build0, n1, build1), _line(n0, product0, n1, product1))
+        seen.append(_timed(model, loss_fn, batch, params))
+    (build0, product0, route), (build1, product1, _) = seen
+    return Trial(route, _line(sizes[0], build0, most, build1), _line(sizes[0], product0, most, product1))
 
 
 def _timed(model: nn.Module, loss_fn: LossFn, batch: Any, params: Sequence[Tensor]) -> tuple[float, float, str]:
+    """Seconds of the recorded gradient and of a product, and the route."""
     began = time.process_time()
     H = hessian(model, loss_fn, batch, params=params)
-    built = time.process_time()
-    H @ torch.ones(H.size, dtype=H.dtype, device=H.device)
-    return built - began, time.process_time() - built, H.route
+    build, products = time.process_time() - began, []
+    for _ in range(NUM_TIMES):
+        began = time.process_time()
+        H @ torch.ones(H.size, dtype=H.dtype, device=H.device)
+        products.append(time.process_time() - began)
+    return build, min(products), H.route
 
 
 def _line(n0: int, t0: float, n1: int, t1: float) -> tuple[float, float]:

@@ -170,8 +170,8 @@ class Watching:
             return
         self._follow()
         with self._evaluating(), on_trial(self.model, data.batches[0]):
-            trial = tried(self.model, self.loss_fn, data, self.params)
             batch_size = None if batch is None else ProbeSet([batch]).size
+            trial = tried(self.model, self.loss_fn, data, self.params, batch_size)
             self.schedule.settle(trial, data.size, batch_size)
             sample = data.part(self.schedule.share, self.params[0].device)
             self._chance.settle(self.model, self.loss_fn, sample)
