@@ -62,7 +62,7 @@ class StepHooks:
         self.norms: Tensor | None = None
         self.wants_step = False
         self.captured: Captured | None = None
-        self._before: tuple[tuple[Tensor, ...], Tensor, Tensor] | None = None
+        self._before: tuple[tuple[Tensor, ...], Tensor, Tensor | None] | None = None
         self._handles = [
             optimizer.register_step_pre_hook(self._enter),
             optimizer.register_step_post_hook(self._leave),
@@ -74,29 +74,35 @@ class StepHooks:
             handle.remove()
         self._handles, self._before, self.captured, self.norms = [], None, None, None
 
-    def _enter(self, *unused: Any) -> None:
+    def _enter(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self.is_wanted(self.num_steps + 1):
             return
         with self.guard("before the step"), torch.no_grad():
-            self.norms = self._gradient_norms()
+            has_closure = _has_closure(args, kwargs)
+            self.norms = None if has_closure else self._gradient_norms()
             self._before = None
             if self.wants_step:
                 params = moved(self.optimizer)
                 w = flatten([part.detach() for part in params])
-                g = flatten([torch.zeros_like(part) if part.grad is None else part.grad for part in params])
-                self._before = params, w, g / self._grad_scale()
+                self._before = params, w, None if has_closure else self._gradient(params)
 
-    def _leave(self, *unused: Any) -> None:
+    def _leave(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.num_steps += 1
         if not self.is_wanted(self.num_steps):
             return
-        with self.guard("after the step"):
+        with self.guard("after the step"), torch.no_grad():
             self.lr = float(self.optimizer.param_groups[0].get("lr", float("nan")))
+            if _has_closure(args, kwargs):
+                self.norms = self._gradient_norms()
             if self._before is not None:
                 params, w, g = self._before
                 self._before = None
+                g = self._gradient(params) if g is None else g
                 frozen = freeze(self.optimizer)
                 self.captured = Captured(self.num_steps, params, w, g, frozen, float(g.norm()))
+
+    def _gradient(self, params: tuple[Tensor, ...]) -> Tensor:
+        return flatten([torch.zeros_like(w) if w.grad is None else w.grad for w in params]) / self._grad_scale()
 
     def _gradient_norms(self) -> Tensor | None:
         gradients = [w.grad for w in moved(self.optimizer) if w.grad is not None]
@@ -110,6 +116,11 @@ class StepHooks:
         """What a gradient scaler multiplied the gradients by and a fused optimizer will divide them by."""
         scale: Tensor | None = getattr(self.optimizer, "grad_scale", None)
         return 1.0 if scale is None else scale
+
+
+def _has_closure(args: Any, kwargs: Any) -> bool:
+    """Whether the step takes its gradient itself, in a closure: until then that of the step before may lie there."""
+    return any(each is not None for each in (*args[1:], kwargs.get("closure")))
 
 
 def moved(optimizer: torch.optim.Optimizer) -> tuple[Tensor, ...]:
