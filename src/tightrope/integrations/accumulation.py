@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 from tightrope.curvature import MicroBatches
 from tightrope.errors import TightropeError
 from tightrope.monitor import say
-from tightrope.store import claim
 
 RUN = "tightrope"
 """Name of the run directory below a trainer's own."""
@@ -38,8 +38,11 @@ def plain(loss: Any) -> Any:
 
 
 def run_directory(asked: str | Path | None, folder: str | Path | None) -> str | Path | None:
-    """Where a run is stored: as asked; or new below the trainer's own folder; or None for one below runs/."""
-    return asked if asked is not None or folder is None else claim(Path(folder), RUN)
+    """Where a run is to be stored: as asked; or new below the trainer's own folder; or None for one below runs/."""
+    if asked is not None or folder is None:
+        return asked
+    names = (RUN if number == 1 else f"{RUN}-{number}" for number in count(1))
+    return next(path for path in (Path(folder, name) for name in names) if not path.exists())
 
 
 def on_one_rank(num_ranks: int) -> None:

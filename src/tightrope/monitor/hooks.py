@@ -52,6 +52,7 @@ class StepHooks:
         num_steps: Steps taken since the hooks were set.
         lr: Learning rate of the last step's first group.
         norms: Of the last step's gradients, one a parameter that has one, not yet waited for.
+        with_gradient: Those parameters; by the time the loop tells of its step they may have lost their gradients.
         wants_step: Whether to take all of the next step.
         captured: The last step that was wanted.
     """
@@ -60,6 +61,7 @@ class StepHooks:
         self.optimizer, self.is_wanted, self.guard = optimizer, is_wanted, guard
         self.num_steps, self.lr = 0, float("nan")
         self.norms: Tensor | None = None
+        self.with_gradient: list[Tensor] = []
         self.wants_step = False
         self.captured: Captured | None = None
         self._before: tuple[tuple[Tensor, ...], Tensor, Tensor | None] | None = None
@@ -73,6 +75,7 @@ class StepHooks:
         for handle in self._handles:
             handle.remove()
         self._handles, self._before, self.captured, self.norms = [], None, None, None
+        self.with_gradient = []
 
     def _enter(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self.is_wanted(self.num_steps + 1):
@@ -105,7 +108,8 @@ class StepHooks:
         return flatten([torch.zeros_like(w) if w.grad is None else w.grad for w in params]) / self._grad_scale()
 
     def _gradient_norms(self) -> Tensor | None:
-        gradients = [w.grad for w in moved(self.optimizer) if w.grad is not None]
+        self.with_gradient = [w for w in moved(self.optimizer) if w.grad is not None]
+        gradients = [w.grad for w in self.with_gradient if w.grad is not None]
         if not gradients:
             return None
         dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]

@@ -209,7 +209,8 @@ class Watching:
                     self.log.note(NotFinite(captured.step, what, self.names.get(id(w), ""), captured.step - 1))
 
     def _gradient_names(self) -> list[str]:
-        return [self.names.get(id(w), "") for w in self.params if w.grad is not None]
+        assert self._hooks is not None
+        return [self.names.get(id(w), "") for w in self._hooks.with_gradient]
 
     def _check_ownership(self) -> None:
         params = self.params
