@@ -140,7 +140,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Keep what the model was called with, if it is to train on it."""
         if self._is_training and model.training and torch.is_grad_enabled():
             loss = None if self._loss_fn is not None else _loss_of(output)
-            self._calls.append((kwargs, plain(loss)))
+            # Trainer goes on to scale the loss in place.
+            self._calls.append((kwargs, plain(loss).clone() if isinstance(loss, Tensor) else loss))
 
     def _end_part(self) -> None:
         if not self._is_training:
@@ -164,7 +165,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         sizes = [_num_examples(batch) for batch in batches]
         weights = [size / sum(sizes) for size in sizes]
         shared = [_shared(batch, size, sum(sizes) * num_ranks) for batch, size in zip(batches, sizes, strict=True)]
-        return joined(shared, weights), weighted(losses, [1.0] * n)
+        return joined(shared, weights), weighted(losses, [float(num_ranks)] * n)
 
 
 def model_loss(model: Any, batch: Any) -> Tensor:
