@@ -78,8 +78,8 @@ class Watch(Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to watch."""
         self.close()
-        folder = trainer.log_dir if trainer.loggers else None  # asks every rank
         with harmless(self.close):
+            folder = trainer.log_dir if trainer.loggers else None  # asks every rank
             if not trainer.is_global_zero:
                 return
             _check_trainer(trainer, pl_module, self._loss_fn, self._optimizer)
@@ -140,13 +140,11 @@ class TrainingStep:
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
-    def __call__(self, model: Any, batch: Any) -> Tensor:
+    def __call__(self, model: Any, batch: Any) -> Any:
         takes_index = len(inspect.signature(model.training_step).parameters) > 1
         with unseen(model, self.trainer):
             output = model.training_step(batch, 0) if takes_index else model.training_step(batch)
-        loss = output.get("loss") if isinstance(output, Mapping) else output
-        assert isinstance(loss, Tensor)
-        return loss
+        return output.get("loss") if isinstance(output, Mapping) else output
 
 
 @contextmanager

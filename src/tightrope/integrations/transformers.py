@@ -67,7 +67,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._handle: Any = None
         self._calls: list[tuple[dict[str, Any], Any]] = []
         self._num_parts, self._is_training = 0, False
-        self._logged: list[Any] = []
+        self._unlogged: tuple[Any, int] = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **rest: Any) -> None:
         """Begin to watch."""
@@ -106,18 +106,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self._is_training = False
             calls, self._calls = self._calls, []
             batch, loss = self._step_of(calls, args.world_size if args.average_tokens_across_devices else 1)
-            self._logged.append(loss)
+            total, num = self._unlogged
+            self._unlogged = (math.nan if loss is None else total + loss), num + 1
             self.watcher.step(batch, loss)
             if not self.watcher.is_on:
                 self.close()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
         """See whether the loss that is logged is the one that is watched."""
-        losses, self._logged = self._logged, []
-        if not logs or "loss" not in logs or not losses or any(loss is None for loss in losses) or args.world_size > 1:
+        (total, num), self._unlogged = self._unlogged, (0.0, 0)
+        if not logs or "loss" not in logs or num == 0 or args.world_size > 1:
             return
         with harmless(self.close):
-            own, said = float(sum(losses)) / len(losses), float(logs["loss"])
+            own, said = float(total) / num, float(logs["loss"])
             if math.isfinite(own) and math.isfinite(said) and abs(own - said) > AGREEMENT * abs(said) + 1e-4:
                 raise ConfigError(
                     f"watch: the model's own loss must be the one trained on; it was {own:.4g} where Trainer logs "
@@ -132,7 +133,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """End watching, also where a training was interrupted. Called again, it does nothing."""
         if self._handle is not None:
             self._handle.remove()
-        self._handle, self._calls, self._logged, self._is_training = None, [], [], False
+        self._handle, self._calls, self._unlogged, self._is_training = None, [], (0.0, 0), False
         if self.watcher is not None:
             self.watcher.close()
 
@@ -159,6 +160,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """The batch and the loss of a step from its micro-batches."""
         batches, losses = [kwargs for kwargs, _ in calls], [loss for _, loss in calls]
         n = len(calls)
+        if n == 0:
+            return None, None
         if self._loss_fn is not None or any(batch.get(ITEMS) is None for batch in batches):
             batches = [{key: x for key, x in batch.items() if key != ITEMS} for batch in batches]
             return joined(batches, [1 / n] * n), weighted(losses, [1 / n] * n)
@@ -168,7 +171,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return joined(shared, weights), weighted(losses, [float(num_ranks)] * n)
 
 
-def model_loss(model: Any, batch: Any) -> Tensor:
+def model_loss(model: Any, batch: Any) -> Any:
     """The model's own loss of the dict that it is called with, over as many items as its examples have shares of."""
     inputs = dict(batch)
     if isinstance(inputs.get(ITEMS), Tensor):
@@ -179,7 +182,6 @@ def model_loss(model: Any, batch: Any) -> Tensor:
             "watch: the model must return the loss it is trained on; it returns none, so Trainer computes it. Give "
             "Watch that loss_fn, and a probe that holds the labels."
         )
-    assert isinstance(loss, Tensor)
     return loss
 
 
