@@ -101,6 +101,7 @@ def test_a_reading_is_the_labs_number_at_the_same_state(precision):
         lab = probe.measure(optimizer, batch, w=kept["weights"][last])
         assert reading["step"] == step
         assert reading["ratio"] == pytest.approx(lab.ratio, abs=reading["residual"])
+        assert reading["loss"] == pytest.approx(lab.loss, rel=1e-5)
     losses = [step["loss"] for step in events(watcher.watcher, "step")]
     assert losses[0] == pytest.approx(sum(kept["losses"][:2]) / 2, rel=1e-6)
     assert losses[5] == pytest.approx(kept["losses"][10] / 2, rel=1e-6)

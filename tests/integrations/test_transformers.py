@@ -303,7 +303,10 @@ def test_such_a_loss_is_watched_with_a_loss_fn_and_a_probe(settings):
     [
         {"bf16": True},
         {"activation_checkpointing": True},
-        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
+        pytest.param(
+            {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["autocast", "checkpointing", "reentrant"],
 )
