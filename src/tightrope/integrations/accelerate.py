@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from tightrope.curvature import LossFn
 from tightrope.errors import ConfigError
@@ -26,8 +24,7 @@ def watch(accelerator: Any, model: nn.Module, optimizer: Any, loss_fn: LossFn, *
         accelerator: The loop's `Accelerator`.
         model, optimizer: As `prepare` returned them.
         loss_fn: (model, batch) -> scalar, the loss handed to `accelerator.backward`. It is called with the model
-            without its wrappers, and without the autocast that `prepare` put into its forward pass: curvature is lost
-            in half precision.
+            without what distributes it; the autocast that `prepare` put into its forward pass has no effect there.
         settings: `probe`, `budget`, `every`, `run_dir`, `clip_norm` and `sinks` of `tightrope.watch`.
     Returns:
         AcceleratedWatcher; switched off, with a line that says why, where something does not fit.
@@ -41,7 +38,7 @@ def watch(accelerator: Any, model: nn.Module, optimizer: Any, loss_fn: LossFn, *
             raise ConfigError(f"watch: every process must hold the whole model; got {kind}. Train it unsharded.")
         on_one_rank(accelerator.num_processes)
         whole = accelerator.unwrap_model(model)
-        watcher.watcher = watch_loop(whole, optimizer, OwnPrecision(loss_fn), **settings)
+        watcher.watcher = watch_loop(whole, optimizer, loss_fn, **settings)
     return watcher
 
 
@@ -88,36 +85,3 @@ class AcceleratedWatcher:
 
     def __exit__(self, *unused: object) -> None:
         self.close()
-
-
-class OwnPrecision:
-    """A loss function on a model whose forward pass Accelerate may have wrapped in autocast, without that.
-
-    Args:
-        loss_fn: (model, batch) -> scalar.
-    """
-
-    def __init__(self, loss_fn: LossFn) -> None:
-        self.loss_fn = loss_fn
-
-    def __call__(self, model: Any, batch: Any) -> Tensor:
-        with without_autocast(model):
-            return self.loss_fn(model, batch)
-
-
-@contextmanager
-def without_autocast(model: Any) -> Iterator[None]:
-    """Inside, a prepared model has the forward pass that it was made with.
-
-    `Accelerator.prepare_model` keeps that one as `_original_forward` (accelerate 1.15).
-    """
-    held = vars(getattr(model, "_orig_mod", model))
-    if "_original_forward" not in held or "forward" not in held:
-        yield
-        return
-    wrapped = held["forward"]
-    held["forward"] = held["_original_forward"]
-    try:
-        yield
-    finally:
-        held["forward"] = wrapped

@@ -28,7 +28,6 @@ from tightrope.curvature import LossFn, num_examples
 from tightrope.errors import ConfigError, ShapeError
 from tightrope.monitor import Sink, Watcher, watch
 
-from .accelerate import OwnPrecision
 from .accumulation import harmless, joined, on_one_rank, plain, run_directory, weighted
 
 ITEMS = "num_items_in_batch"
@@ -80,7 +79,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             self.watcher = watch(
                 model,
                 optimizer,
-                OwnPrecision(self._loss_fn or model_loss),
+                self._loss_fn or model_loss,
                 run_dir=run_directory(self._run_dir, args.output_dir),
                 clip_norm=self._clip_norm or args.max_grad_norm or None,
                 **self._settings,
