@@ -33,7 +33,7 @@ def documented(heading):
     return set(re.findall(r"`([\w-]+)`", section(heading)))
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [*ROOMS, "integrations"])
 def test_every_public_name_of_a_room_is_in_the_reference_and_no_other(room):
     names = set(importlib.import_module(f"tightrope.{room}").__all__)
     assert documented(f"`tightrope.{room}`") == names

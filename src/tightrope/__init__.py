@@ -30,6 +30,7 @@ _ROOMS = (
     "doctor",
     "training",
     "monitor",
+    "integrations",
     "errors",
 )
 
