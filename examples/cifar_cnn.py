@@ -24,16 +24,15 @@ import tightrope as tr  # tightrope
 from tightrope.errors import DataError
 from tightrope.problems import Cifar10
 
-BATCH, NUM_IMAGES = 256, 4000
-LR, MOMENTUM, WEIGHT_DECAY = 0.2, 0.9, 5e-4
+BATCH, NUM_IMAGES = 512, 4000
+LR, MOMENTUM, WEIGHT_DECAY = 1.0, 0.9, 5e-4
 
 
 def network(channels: int, widths: Sequence[int] = (16, 32, 64)) -> nn.Sequential:
     """Convolutions with BatchNorm and ReLU that halve the image each, then the mean over what is left of it."""
     layers: list[nn.Module] = []
     for width in widths:
-        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        layers += [nn.AvgPool2d(2)]
+        layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
 
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument("--budget", type=float, default=0.03, help="share of the process time for watching")
     parser.add_argument("--every", type=int, help="a reading every so many steps instead, whatever it costs")
     parser.add_argument("--probe", type=int, default=512, help="images to measure on")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--run-dir", type=Path, help="default a new one below runs/")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
