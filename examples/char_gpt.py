@@ -20,8 +20,8 @@ from torch.nn import functional
 
 import tightrope as tr  # tightrope
 
-BATCH, CONTEXT, WIDTH, HEADS, LAYERS = 512, 32, 32, 4, 2
-LR, WARMUP, CLIP = 2e-2, 100, 1.0
+BATCH, CONTEXT, WIDTH, HEADS, LAYERS = 512, 24, 32, 4, 2
+LR, WARMUP, CLIP = 2e-2, 500, 1.0  # a long warmup, so that the way to the edge can be watched
 
 
 class Block(nn.Module):
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument("--budget", type=float, default=0.03, help="share of the process time for watching")
     parser.add_argument("--every", type=int, help="a reading every so many steps instead, whatever it costs")
     parser.add_argument("--probe", type=int, default=256, help="examples to measure on")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--run-dir", type=Path, help="default a new one below runs/")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

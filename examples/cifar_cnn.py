@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import tightrope as tr  # tightrope
-from tightrope.errors import DataError
+from tightrope.errors import TightropeError
 from tightrope.problems import Cifar10
 
 BATCH, NUM_IMAGES = 512, 4000
@@ -50,7 +50,7 @@ def read(path: Path | None) -> tuple[str, tuple[Tensor, Tensor], tuple[Tensor, T
         images, labels = problem.batch
         test_images, test_labels = problem.test_batch
         return "CIFAR-10", (images, labels), (test_images, test_labels)
-    except DataError as error:
+    except TightropeError as error:
         if path is not None:
             raise SystemExit(str(error)) from None
         print(f"{error}\nSo here are scikit-learn's digits instead, 8 x 8 pixels each.")

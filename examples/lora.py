@@ -24,8 +24,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, get_cosine_schedule_with_w
 
 import tightrope as tr  # tightrope
 
-BATCH, CONTEXT = 512, 24
-LR, WARMUP, CLIP = 1e-2, 100, 1.0
+BATCH, CONTEXT = 512, 16
+LR, WARMUP, CLIP = 1e-2, 500, 1.0  # a long warmup, so that the way to the edge can be watched
 ADAPTER = LoraConfig(
     r=16, lora_alpha=32, target_modules=["c_attn", "c_proj", "c_fc"], modules_to_save=["lm_head"],
     fan_in_fan_out=True, task_type="CAUSAL_LM",
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument("--budget", type=float, default=0.03, help="share of the process time for watching")
     parser.add_argument("--every", type=int, help="a reading every so many steps instead, whatever it costs")
     parser.add_argument("--probe", type=int, default=256, help="examples to measure on")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--run-dir", type=Path, help="default a new one below runs/")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
