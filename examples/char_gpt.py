@@ -102,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
     characters = torch.tensor([alphabet[character] for character in text])
     num_starts = len(characters) - CONTEXT
     model = GPT(len(alphabet))
-    print(f"{len(text):,} characters, {len(alphabet)} different; {sum(w.numel() for w in model.parameters()):,} weights")
+    num_weights = sum(w.numel() for w in model.parameters())
+    print(f"{len(text):,} characters, {len(alphabet)} different; {num_weights:,} weights")
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.99), weight_decay=0.1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, options.steps))
     watcher, share = None, 0.0
