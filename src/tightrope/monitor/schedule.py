@@ -20,10 +20,8 @@ from .probe_set import ProbeSet
 
 STEPS_BETWEEN = 60
 """Between readings: a probe set is cut down until the budget allows that."""
-LEAST_EXAMPLES = 32
-"""A probe set is not cut down further, nor below half a step's batch: few examples overstate the sharpness."""
-FEWEST_EXAMPLES = 8
-"""However small the batches."""
+FEWEST_EXAMPLES, LEAST_OF_BATCH = 8, 0.25
+"""A probe set is not cut down below so many, plus such a share of a step's batch: few overstate the sharpness."""
 TRIAL_SIZES = (8, 64)
 """Examples on which the model is tried and timed; never more than a step's batch."""
 NUM_TIMES = 2
@@ -92,7 +90,7 @@ class Schedule:
         for extra in EXTRAS:
             self.budget.expect(extra, trial.seconds(n, NUM_PRODUCTS * (2 if extra else 1)))
         self._product = trial.seconds(n, 1, num_builds=0)
-        self.budget.expect("look", trial.seconds(n, 2, num_builds=2))
+        self.budget.expect("look", trial.seconds(n, 1) + trial.seconds(batch_size or size, 1))
         self.budget.expect("glance", trial.seconds(n, 0, num_builds=4))
         self.is_settled = True
 
@@ -179,7 +177,7 @@ class Schedule:
         wanted = size * (allowed - nothing) / (whole - nothing) if whole > nothing else size
         constant, each = trial.product
         batch_size = batch_size or size
-        least = min(LEAST_EXAMPLES, max(FEWEST_EXAMPLES, batch_size // 2))
+        least = min(FEWEST_EXAMPLES + LEAST_OF_BATCH * batch_size, batch_size)
         cheap = min(constant / each, batch_size) if each > 0 else batch_size
         return min(1.0, max(wanted, least, cheap) / max(size, 1))
 
