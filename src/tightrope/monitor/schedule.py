@@ -29,12 +29,12 @@ NUM_TIMES = 2
 NUM_PRODUCTS = 6
 """Of a solve, until some have been seen."""
 LEAST_PRODUCTS, MOST_PRODUCTS = 8, 64
-LOG_SHARE = 0.25
+LOG_SHARE = 0.15
 """Of the budget, that losses, learning rates and norms of gradients may take."""
 NUM_PACES = 9
 """Of the loop's last steps, whose median is its pace: the first steps of a loop are slow for reasons of their own."""
-FULL_BATCH_SHARES = {"reading": 0.9, "glance": 0.1}
-MINIBATCH_SHARES = {"reading": 0.75, "glance": 0.1, "look": 0.15}
+FULL_BATCH_SHARES = {"reading": 0.95, "glance": 0.05}
+MINIBATCH_SHARES = {"reading": 0.85, "glance": 0.05, "look": 0.1}
 """Of the time spent measuring: next comes the kind that is furthest behind its share."""
 EXTRAS = ("", "sharpness", "", "", "plain", "")
 """What readings take beside the ratio, in turn: nothing, the raw sharpness, or the ratio without the floor."""
@@ -92,6 +92,8 @@ class Schedule:
         self._product = trial.seconds(n, 1, num_builds=0)
         self.budget.expect("look", trial.seconds(n, 1) + trial.seconds(batch_size or size, 1))
         self.budget.expect("glance", trial.seconds(n, 0, num_builds=4))
+        for kind in ("look", "glance"):  # as if each had had its first turn: readings come first
+            self._spent[kind] = self.budget.costs[kind]
         self.is_settled = True
 
     def multiply(self, times: int) -> None:
@@ -156,7 +158,7 @@ class Schedule:
 
     def forecast(self, num_steps: int, *, is_minibatch: bool) -> tuple[int, int]:
         """At which step the first reading may be expected, and how many steps from one to the next after that."""
-        per_step, costs = self.limit * self.seconds_per_step, self.budget.costs
+        per_step, costs = (1 - LOG_SHARE) * self.limit * self.seconds_per_step, self.budget.costs
         first = max(0.0, MARGIN * costs[EXTRAS[0]] - self.budget.room) / per_step
         shares = MINIBATCH_SHARES if is_minibatch else FULL_BATCH_SHARES
         mean = sum(costs[extra] for extra in EXTRAS) / len(EXTRAS) / shares["reading"]

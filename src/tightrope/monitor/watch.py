@@ -99,6 +99,7 @@ class Watcher:
     def __init__(self) -> None:
         self.run_dir: Path | None = None
         self._watching: Watching | None = None
+        self._overhead = 0.0
         self._is_paused = self._is_over = False
         self._failures: dict[str, int] = {}
 
@@ -110,7 +111,7 @@ class Watcher:
     @property
     def overhead(self) -> float:
         """Share of the process time since `watch` that was spent watching."""
-        return self._watching.budget.overhead if self._watching else 0.0
+        return self._watching.budget.overhead if self._watching else self._overhead
 
     def step(self, batch: Any = None, loss: Any = None) -> None:
         """Tell of one training step, after `optimizer.step()`.
@@ -152,6 +153,7 @@ class Watcher:
         if watching is not None:
             with watching.budget.visit(), self._reported("close"):
                 watching.close()
+            self._overhead = watching.budget.overhead
 
     def __enter__(self) -> Watcher:
         return self
