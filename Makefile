@@ -43,7 +43,7 @@ $(VENV)/.installed-all: $(STAMP)
 	@touch $@
 
 $(VENV)/.installed-bench: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev,bench]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev,bench,transformers]"
 	@touch $@
 
 clean:

@@ -17,6 +17,7 @@ NAMES = (
     "freeze",
     "sam",
     "chebyshev",
+    "watching",
     "demo",
     "gpu",
 )

@@ -277,14 +277,14 @@ def test_nothing_grows_with_the_number_of_steps():
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     watcher = watch(model, optimizer, cross_entropy, probe=64, budget=0.1, run_dir="run")
     counts, batch = [], next(batches(1))
-    for step in range(6000):
+    for step in range(10_000):
         if step % 5 == 0:
             optimizer.zero_grad()
             loss = cross_entropy(model, batch)
             loss.backward()
         optimizer.step()
         watcher.step(batch, loss)
-        if step in (2000, 5999):
+        if step in (3000, 9999):
             gc.collect()
             counts.append(sum(type(thing) is torch.Tensor for thing in gc.get_objects()))
     watcher.close()

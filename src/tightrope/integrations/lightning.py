@@ -65,7 +65,7 @@ class Watch(Callback):  # type: ignore[misc]
         every: int | None = None,
         run_dir: str | Path | None = None,
         clip_norm: float | None = None,
-        sinks: Sequence[Sink] = (),
+        sinks: Sequence[str | Sink] | None = (),
         optimizer: int = 0,
     ) -> None:
         self.watcher: Watcher | None = None

@@ -58,7 +58,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         every: int | None = None,
         run_dir: str | Path | None = None,
         clip_norm: float | None = None,
-        sinks: Sequence[Sink] = (),
+        sinks: Sequence[str | Sink] | None = (),
     ) -> None:
         self.watcher: Watcher | None = None
         self._loss_fn, self._clip_norm, self._run_dir, self._probe = loss_fn, clip_norm, run_dir, probe

@@ -1,0 +1,139 @@
+"""The three examples under watch: what it costs at budgets of 1, 3 and 10 %, and how far the last reading still holds.
+
+The true ratio is taken at every fifth step of a run of its own, on the examples that the reading was of and without any
+budget; that a watched run is bit for bit the unwatched one makes the two the same run. Each reading is held until the
+next, and the error is the median over all of those steps from the first reading to the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tightrope.monitor.hooks import StepHooks
+from tightrope.monitor.probe_set import ProbeSet
+from tightrope.monitor.reading import Reader
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("TIGHTROPE_DATA") or ROOT.parent / "shared" / "data")
+EXAMPLES = {
+    "char_gpt": ("--text", DATA / "tinyshakespeare.txt"),
+    "cifar_cnn": ("--data", DATA / "cifar10-5k.npz"),
+    "lora": ("--text", DATA / "tinyshakespeare.txt"),
+}
+BUDGETS = (0.01, 0.03, 0.10)
+SLACK = 0.005
+NUM_READINGS = {0.01: 5, 0.03: 20, 0.10: 20}
+MAX_ERROR = 0.10
+STRIDE = 5
+
+
+class Truth:
+    """Takes a watcher's place in an example and measures at every `STRIDE`-th step, as exactly as a reading can be.
+
+    Args:
+        share: Of the probe set to measure on.
+    Attributes:
+        ratios: By step.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share, self.run_dir, self.overhead = share, None, 0.0
+        self.ratios: dict[int, float] = {}
+
+    def watch(
+        self, model: Any, optimizer: Any, loss_fn: Any, *, probe: Any, clip_norm: Any = None, **unused: Any
+    ) -> Any:
+        self.hooks = StepHooks(optimizer, lambda step: step % STRIDE == 0, lambda where: contextlib.nullcontext())
+        self.hooks.wants_step = True
+        self.reader = Reader(model, loss_fn, clip_norm=clip_norm, names={}, rtol=0.02)
+        self.reader.has_sharpness = self.reader.has_plain = False
+        self.data, self.optimizer = ProbeSet.of(probe).part(self.share, torch.device("cpu")), optimizer
+        return self
+
+    def step(self, batch: Any, loss: Any) -> None:
+        captured, self.hooks.captured = self.hooks.captured, None
+        if captured is not None:
+            lrs = [group["lr"] for group in self.optimizer.param_groups]
+            reading = self.reader.read(captured, self.data, batch, lrs, is_minibatch=True)
+            self.ratios[captured.step] = reading.measurement.ratio
+
+    def close(self) -> None:
+        self.hooks.remove()
+
+
+def trained(name: str, *arguments: Any, watch: Any = None) -> float:
+    """The final loss of an example, run here and silently; `watch` takes the place of tightrope's."""
+    if str(ROOT / "examples") not in sys.path:
+        sys.path.insert(0, str(ROOT / "examples"))
+    example = importlib.import_module(name)
+    import tightrope
+
+    example.tr = tightrope if watch is None else SimpleNamespace(watch=watch)
+    flag, path = EXAMPLES[name]
+    data = (flag, str(path)) if path.exists() else ()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return float(example.main([*data, *map(str, arguments)]))
+
+
+def watched(name: str, budget: float, folder: Path) -> tuple[float, dict[str, Any], list[dict[str, Any]]]:
+    """Final loss, last event and readings of an example under a budget."""
+    loss = trained(name, "--budget", budget, "--run-dir", folder)
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return loss, events[-1], [event for event in events if event["type"] == "measurement"]
+
+
+def held(readings: list[dict[str, Any]], truth: dict[int, float]) -> float:
+    """Median relative error of the last reading, over the steps of the truth from the first reading on."""
+    at, values = [r["step"] for r in readings], [r["ratio"] for r in readings]
+    steps = [step for step in truth if step >= at[0]]
+    last = np.searchsorted(at, steps, side="right") - 1
+    return float(np.median([abs(values[i] / truth[step] - 1) for i, step in zip(last, steps, strict=True)]))
+
+
+def rows(name: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {budget: watched(name, budget, Path(folder, str(budget))) for budget in BUDGETS}
+    shares = sorted({readings[0]["probe_share"] for _, _, readings in runs.values() if readings})
+    truths = {}
+    for share in shares:
+        truth = Truth(share)
+        loss = trained(name, watch=truth.watch)
+        assert all(loss == watched_loss for watched_loss, _, _ in runs.values()), "the runs are not the same run"
+        truths[share] = truth.ratios
+    for budget, (_, end, readings) in runs.items():
+        share = readings[0]["probe_share"] if readings else float("nan")
+        error = held(readings, truths[share]) if readings else float("nan")
+        overhead = end["measuring_seconds"] / end["seconds"]
+        is_dear, is_rare = overhead > budget + SLACK, len(readings) < NUM_READINGS[budget]
+        is_off = budget == 0.03 and not error <= MAX_ERROR
+        first = readings[0]["step"] if readings else "-"
+        yield (
+            f"| {name} | {end['step']:,} in {end['seconds']:.0f} s | {100 * budget:g} % | {100 * overhead:.2f} % | "
+            f"{len(readings)} | {first} | {100 * share:.0f} % | {100 * error:.1f} % | "
+            f"{'MISS' if is_dear or is_rare or is_off else 'within'}"
+        )
+
+
+def lines() -> Iterator[str]:
+    torch.set_num_threads(1)
+    yield "| example | steps | budget | spent | readings | first | of the probe set | error held | |"
+    yield "|---" * 9 + "|"
+    for name in EXAMPLES:
+        if name == "lora" and importlib.util.find_spec("peft") is None:
+            yield "| lora | needs the extra transformers |"
+            continue
+        yield from rows(name)
