@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import tightrope as tr
+from tightrope.cli import main
 from tightrope.monitor import watch
 from tightrope.stability import Probe
 from tightrope.store import read_events, read_run
@@ -349,6 +350,26 @@ def test_a_run_can_be_read_reported_and_listed_as_one_of_the_lab():
     assert run.verdict["name"]
     json.dumps(run.start)
     assert tr.read_run is read_run
+
+
+def test_a_run_is_listed_with_its_method_its_rate_and_where_it_is_while_it_runs(capsys):
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    watcher = watch(model, optimizer, cross_entropy, every=2, run_dir="runs/mine")
+    for batch in batches(5):
+        optimizer.zero_grad()
+        loss = cross_entropy(model, batch)
+        loss.backward()
+        optimizer.step()
+        watcher.step(batch, loss)
+    with pytest.raises(SystemExit):
+        main(["runs", "--json"])
+    [row] = json.loads(capsys.readouterr().out)
+    assert (row["method"], row["lr"], row["outcome"]) == ("AdamW", 1e-2, "unfinished")
+    ratios = read_run("runs/mine").measurements["ratio"]
+    assert row["steps"] in (4, 5)  # the log is written out at a reading, or after a second
+    assert row["ratio"] == ratios[-1]
+    watcher.close()
 
 
 def test_measure_now_is_the_one_shot_number():

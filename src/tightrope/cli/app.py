@@ -19,6 +19,8 @@ from tightrope.errors import ConfigError, TightropeError
 from .output import print_table, say
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tightrope.store import RunRecord
 
 USAGE, CHECK_FAILED, DIVERGED, UNMEASURED, INTERRUPTED = 2, 3, 4, 5, 130
@@ -337,20 +339,27 @@ def _row(path: Path) -> dict[str, Any]:
         record = read_run(path)
     except TightropeError as error:
         return {**dict.fromkeys(RUN_COLUMNS), "run": str(path), "outcome": f"unreadable: {error}"}
-    loss = record.steps["loss"]
+    loss, lr, step = (record.steps[name] for name in ("loss", "lr", "step"))
     method = record.config.get("method")
     method = method if isinstance(method, dict) else {}
+    is_watched = "watch" in record.config  # a loop that is not ours: its rate changes, and not every step is logged
+    ratio = record.measurements["ratio"]
     values = (
         str(path),
-        method.get("name"),
-        method.get("lr"),
-        len(loss),
-        float(loss[-1]) if len(loss) and math.isfinite(loss[-1]) else None,
+        method.get("name") or record.start.get("method"),
+        _number(lr) if is_watched else method.get("lr"),
+        int(step[-1]) if is_watched and len(step) else len(step),
+        _number(loss),
         record.outcome,
         record.verdict.get("name"),
-        record.verdict.get("median"),
+        record.verdict.get("median") or (_number(ratio) if is_watched else None),
     )
     return dict(zip(RUN_COLUMNS, values, strict=True))
+
+
+def _number(column: np.ndarray) -> float | None:
+    """The last of a column, if it is finite."""
+    return float(column[-1]) if len(column) and math.isfinite(column[-1]) else None
 
 
 def _fail(message: str) -> int:
