@@ -25,7 +25,7 @@ from tightrope.errors import TightropeError
 from tightrope.problems import Cifar10
 
 BATCH, NUM_IMAGES = 256, 4000
-LR, MOMENTUM, WEIGHT_DECAY = 0.3, 0.9, 5e-4
+LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 
 
 def network(channels: int, widths: Sequence[int] = (16, 32, 64)) -> nn.Sequential:
