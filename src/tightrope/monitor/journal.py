@@ -23,6 +23,8 @@ from .sinks import Sink, Sinks
 from .step_log import NotFinite
 from .tensorboard import ScalarWriter
 
+FEW = 64
+"""Of fewer examples than this, as a part of a probe set, the sharpness was seen more than a twentieth too high."""
 QUIET = ("too early to say", "undecided")
 """Verdicts that are stored and not said."""
 
@@ -78,20 +80,19 @@ class Journal:
         is_kept: bool,
         is_minibatch: bool,
     ) -> None:
-        """The first line: optimizer, edge, route, budget, cadence, data and run directory."""
-        frozen, used = freeze(optimizer), max(1, round(schedule.share * data.size))
+        """The first two lines: optimizer, edge, data and route; budget, cadence and run directory."""
         if schedule.every is not None:
-            cadence = f"a reading every {schedule.every} steps"
+            cadence = f"a reading every {schedule.every:,} steps, whatever it takes"
         else:
             first, then = schedule.forecast(step, is_minibatch=is_minibatch)
             cadence = (
-                f"at most {schedule.limit:.3g} of the process time, so a reading at about step {first:,}, then "
-                f"about every {then:,} steps"
+                f"a reading at about step {first:,}, then about every {then:,} steps, for at most "
+                f"{schedule.limit:.3g} of the process time"
             )
-        kept = f"({size_words(data.num_bytes)} kept)" if is_kept else "of each reading's own batch"
+        data_words = _data(max(1, round(schedule.share * data.size)), data, is_kept=is_kept)
+        where = ", ".join([str(self.path), *self.sinks.names])
         self.say(
-            f"{type(optimizer).__name__}, {_edge(frozen)}; {route}; {cadence}; on {used:,} of {data.size:,} "
-            f"examples {kept}; -> {', '.join([str(self.path), *self.sinks.names])}"
+            f"{type(optimizer).__name__}, {_edge(freeze(optimizer))}; on {data_words}; {route}\n{cadence}; -> {where}"
         )
 
     def step(self, **columns: Any) -> None:
@@ -146,4 +147,14 @@ def _edge(frozen: Frozen) -> str:
     if threshold is None:
         return "edge at ratio 1 (its groups have different thresholds)"
     lr = frozen.groups[0].lr
-    return f"edge at {threshold * lr:.4g}/lr = {threshold:,.6g}" if lr > 0 else "edge at infinity while lr is 0"
+    if not lr > 0:
+        return "edge at infinity while lr is 0"
+    return f"edge at {threshold * lr:.4g}/lr, now {float(f'{threshold:.4g}'):,.9g}"
+
+
+def _data(used: int, data: ProbeSet, *, is_kept: bool) -> str:
+    kept = f"({size_words(data.num_bytes)} kept)" if is_kept else "of each reading's own batch"
+    if used == data.size:
+        return f"all {used:,} examples {kept}"
+    caution = ", so few that they overstate the sharpness" if used < FEW else ""
+    return f"{used:,} of {data.size:,} examples {kept}{caution}"
