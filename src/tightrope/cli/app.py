@@ -128,6 +128,9 @@ def runs(
 ) -> None:
     """List the runs below a folder with how they ended and what they showed.
 
+    The ratio is the median over the plateau, or the last one measured where there is none; lr the largest, where no
+    configuration names one.
+
     Args:
         folder: Where to look.
         as_json: Print one JSON list.
@@ -337,18 +340,19 @@ def _row(path: Path) -> dict[str, Any]:
         record = read_run(path)
     except TightropeError as error:
         return {**dict.fromkeys(RUN_COLUMNS), "run": str(path), "outcome": f"unreadable: {error}"}
-    loss = record.steps["loss"]
-    method = record.config.get("method")
-    method = method if isinstance(method, dict) else {}
+    loss, lrs = record.steps["loss"], [lr for lr in record.steps["lr"].tolist() if math.isfinite(lr)]
+    ratios = [ratio for ratio in record.measurements["ratio"].tolist() if math.isfinite(ratio)]
+    method, median = record.config.get("method"), record.verdict.get("median")
+    method = method if isinstance(method, dict) else {"name": record.start.get("method"), "lr": max(lrs, default=None)}
     values = (
         str(path),
         method.get("name"),
         method.get("lr"),
-        len(loss),
+        record.num_steps,
         float(loss[-1]) if len(loss) and math.isfinite(loss[-1]) else None,
         record.outcome,
         record.verdict.get("name"),
-        record.verdict.get("median"),
+        median if median is not None else ratios[-1] if ratios else None,
     )
     return dict(zip(RUN_COLUMNS, values, strict=True))
 
