@@ -25,7 +25,7 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Afterwards, plain attributes of a model and its parts are as they were, and new ones are gone.
 
     Plain are numbers, strings, None, tensors, and lists, tuples, dicts, sets and deques; of these, and of tensors that
-    require no gradient and are no views, the content is put back too. Anything else is left alone, other objects and what they hold.
+    require no gradient and are no views, the content is put back too. Other objects are left alone, and what they hold.
 
     Cost:
         A copy of the tensors that are neither parameters nor buffers and require no gradient.

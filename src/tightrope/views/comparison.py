@@ -67,7 +67,7 @@ def _edge(run: RunRecord) -> float | None:
 def _rate(run: RunRecord) -> float | None:
     """The learning rate that a configuration names; where none does, as of a watched loop, the largest taken."""
     if "method" in run.config:
-        return part(run.config, "method", "lr")
+        return _finite(part(run.config, "method", "lr"))
     known = run.steps["lr"][np.isfinite(run.steps["lr"])]
     return float(known.max()) if len(known) else None
 
