@@ -141,13 +141,13 @@ def test_the_first_line_gives_the_edge_in_lr_and_what_that_is_now(lrs, words, ca
 @pytest.mark.parametrize(
     ("probe_size", "share", "words"),
     [
-        (32, 1.0, "each reading is of all 32 examples (1.0 kB kept)"),
+        (32, 1.0, "each reading is of all 32 examples (1.02 kB kept)"),
         (
             256,
             0.125,
-            "each reading is of 32 of 256 examples (8.2 kB kept), so few that they tend to overstate the shar",
+            "each reading is of 32 of 256 examples (8.19 kB kept), so few that they tend to overstate the shar",
         ),
-        (256, 0.25, "each reading is of 64 of 256 examples (8.2 kB kept)\n"),
+        (256, 0.25, "each reading is of 64 of 256 examples (8.19 kB kept)\n"),
         (None, 1.0, "each reading is of all 32 examples of its step's own batch"),
     ],
 )
