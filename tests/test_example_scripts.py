@@ -57,7 +57,8 @@ def test_the_final_loss_is_the_same_bit_for_bit_with_and_without_the_watcher(nam
     assert final_loss(watched) == final_loss(plain)
     record = read_run(tmp_path / "run")
     assert record.measurements["step"].tolist() == [2, 4, 6]
-    assert "a reading every 2 steps; on 8 of 8 examples" in said
+    assert "a reading every 2 steps; -> " in said
+    assert "each reading is of all 8 examples" in said
     assert "tightrope:" not in silence
     assert re.search(r"^process time         \d+\.\d s, \d+\.\d% of it watching$", watched, re.MULTILINE)
     assert f"run directory        {tmp_path / 'run'}" in watched

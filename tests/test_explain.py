@@ -69,6 +69,27 @@ def test_it_tells_state_margin_cause_and_what_is_not_finite(run, capsys):
         assert words in printed.out
 
 
+def test_what_not_every_reading_takes_is_told_from_the_last_that_did(tmp_path, capsys):
+    with RunWriter.new(tmp_path / "run", "[watch]\n") as writer:
+        writer.write("start", method="AdamW", num_parameters=9)
+        for step in range(1, 7):
+            sharpness, plain = {2: (5.0, float("nan")), 4: (12.0, 3.5)}.get(step, (float("nan"), float("nan")))
+            columns = {"sharpness": sharpness, "sharpness_residual": sharpness / 100, "plain_ratio": plain}
+            writer.write("measurement", step=step, ratio=0.5, num_dormant=7, lr=0.012340, next_lr=0.012341, **columns)
+        writer.write("end", step=1009, outcome="closed", seconds=1.0, measuring_seconds=0.1, num_skipped=0)
+    out = said(capsys, tmp_path / "run")[1].out
+    assert "AdamW, 9 parameters, at step 1,009." in out
+    assert "Sharpness 12 ± 0.1 at step 4, threshold" in out
+    assert "Held at a floor: 7 dormant coordinates; without it the ratio was 3.5 at step 4." in out
+    assert "learning rate" not in out
+    out = said(capsys, tmp_path / "run", "--at", 4)[1].out
+    assert "Sharpness 12 ± 0.1, threshold" in out
+    assert "Without a floor under 7 dormant coordinates the ratio is 3.5." in out
+    out = said(capsys, tmp_path / "run", "--at", 1)[1].out
+    assert "Sharpness —, threshold" in out
+    assert "Held at a floor: 7 dormant coordinates.\n" in out
+
+
 def test_an_earlier_step_is_told_as_it_was_then(run, capsys):
     _, printed = said(capsys, run, "--at", 12)
     assert "Measured at step 10: stable" in printed.out

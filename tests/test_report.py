@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tightrope.cli import main
 from tightrope.errors import StoreError
 from tightrope.store import RunRecord, RunWriter, read_run
-from tightrope.views import panels, write_report
+from tightrope.views import comparison, panels, write_report
 from tightrope.views.axes import ratio_reach
 from tightrope.views.decimation import MAX_POINTS, extremes
 from tightrope.views.facts import labels
@@ -58,6 +59,43 @@ def measurement(step: int, ratio: float, **more: Any) -> dict[str, Any]:
         "words": f"ratio {ratio:.3g}",
         **more,
     }
+
+
+def of_watched(path: Path) -> RunRecord:
+    """A watched loop of 2,000 steps: a row in ten, sharpness at every sixth of its readings, one of which failed."""
+    with RunWriter.new(path, "[watch]\nbudget = 0.03\n") as writer:
+        writer.write("start", method="AdamW", num_parameters=300)
+        for step in range(10, 2000, 10):
+            writer.write("step", step=step, loss=1 / step, lr=min(step, 1000) * 1e-5, grad_norm=1.0)
+        for i in range(13):
+            nan = float("nan")
+            more = {"sharpness": 2.0 + i if i % 6 == 0 else nan, **({"ratio": nan} if i == 8 else {})}
+            writer.write("measurement", **{**measurement(100 * (i + 1), 0.5 + i / 100), **more})
+        writer.write("end", step=2000, outcome="closed", seconds=9.0, measuring_seconds=0.2)
+    return read_run(path)
+
+
+def test_raw_sharpness_is_drawn_through_the_readings_that_took_it(tmp_path):
+    """A gap stays where nothing was measured at all."""
+    figure = next(panel for panel in panels([of_watched(tmp_path / "run")]) if panel.name == "sharpness").figure
+    [raw] = [trace for trace in figure["data"] if trace.get("yaxis") == "y2"]
+    assert raw["x"] == [100, 700, 900, 1300]
+    assert raw["y"] == [2, 8, None, 14]
+    assert raw["mode"] == "lines+markers"
+
+
+def test_a_watched_run_is_listed_and_compared_by_what_it_did(tmp_path, monkeypatch, capsys):
+    of_watched(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["runs", ".", "--json"])
+    [row] = json.loads(capsys.readouterr().out)
+    assert row == {
+        "run": "run", "method": "AdamW", "lr": 0.01, "steps": 2000, "loss": 1 / 1990, "outcome": "closed",
+        "verdict": None, "ratio": 0.62,
+    }  # fmt: skip
+    [row] = comparison([read_run(tmp_path / "run")])
+    assert [row[name] for name in ("name", "lr", "steps", "ratio", "sharpness")] == ["AdamW", 0.01, 2000, 0.62, 14]
 
 
 LOSSES = [1 / step for step in range(1, 41)]

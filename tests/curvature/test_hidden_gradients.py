@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from tightrope.curvature import FiniteDifference, Hessian, hessian, self_check
+from tightrope.curvature import FiniteDifference, Hessian, gradient_norm, hessian, loss_change, self_check
 from tightrope.errors import ShapeError
 from tightrope.parameters import flatten, trainable
 
@@ -144,3 +144,20 @@ def test_an_empty_batch_behind_a_reentrant_checkpoint_is_nan():
     assert math.isnan(H.loss)
     assert H.gradient.isnan().all()
     assert (H @ torch.ones(H.size).double()).isnan().all()
+
+
+@pytest.mark.parametrize("is_head_trained", [True, False])
+def test_a_step_and_a_norm_are_those_of_the_model_without_checkpoints(is_head_trained):
+    plain, checkpointed, batch = twins(is_head_trained)
+    found = []
+    for model in (plain, checkpointed):
+        params = list(trainable(model).values())
+        w = flatten([part.detach() for part in params])
+        for part in params:
+            part.data.mul_(1.01)
+        loss, remainder, d = loss_change(model, loss_fn, batch, params, w)
+        norm = gradient_norm(model, loss_fn, batch, params, w)
+        found.append((loss, remainder, float(d.norm()), norm))
+        assert all(part.grad is None for part in params)
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+    assert found[0][3] > 0

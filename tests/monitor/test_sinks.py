@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import shutil
@@ -224,38 +225,37 @@ import random, sys
 import numpy as np, torch
 import tightrope as tr
 
-sinks, trackers = {sinks!r}, {trackers!r}
+trackers = {trackers!r}
 model = torch.nn.Linear(2, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 states = lambda: (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-before = states()
-with tr.watch(model, optimizer, lambda model, x: model(x).square().mean(), every=1, run_dir="run", sinks=sinks) as w:
-    for _ in range(2):
-        optimizer.zero_grad()
-        model(torch.ones(3, 2)).square().sum().backward()
-        optimizer.step()
-        w.step(torch.ones(3, 2))
-print(*sorted(set(trackers) & sys.modules.keys()), "kept" if states() == before else "drawn")
+loss_fn = lambda model, x: model(x).square().mean()
+for name in {asked!r}:
+    before, loaded = states(), set(sys.modules)
+    with tr.watch(model, optimizer, loss_fn, every=1, run_dir=f"run-{{name}}", sinks=(name,) if name else ()) as w:
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss_fn(model, torch.ones(3, 2)).backward()
+            optimizer.step()
+            w.step(torch.ones(3, 2))
+    new = (sys.modules.keys() - loaded) & set(trackers)
+    print("loop:", name, name in sys.modules, "kept" if states() == before else "drawn", *sorted(new - {{name}}))
 """
 
 
-def loop_of_its_own(sinks):
-    """What a fresh process prints of a short watched loop: the trackers it has loaded, and of its random states."""
-    code = LOOP.format(sinks=sinks, trackers=TRACKERS)
+def test_a_tracker_is_loaded_only_if_asked_for_and_starting_it_draws_no_random_number(request):
+    """In one fresh process: first a loop without a tracker, then one with each that is installed."""
+    installed = [name for name in TRACKERS if importlib.util.find_spec(name)]
+    for name in installed:
+        request.getfixturevalue(name)
+    code = LOOP.format(asked=["", *installed], trackers=TRACKERS)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "failed" not in result.stderr
-    assert len(events("measurement")) == 2
-    return result.stdout.splitlines()[-1]
-
-
-def test_no_tracker_is_loaded_that_was_not_asked_for():
-    assert loop_of_its_own(()) == "kept"
-
-
-@pytest.mark.parametrize("tracker", TRACKERS)
-def test_importing_and_starting_a_tracker_draws_no_random_number_of_the_process(tracker, request):
-    request.getfixturevalue(tracker)
-    assert loop_of_its_own((tracker,)).endswith(f"{tracker} kept")
+    said = [line.split()[1:] for line in result.stdout.splitlines() if line.startswith("loop:")]
+    assert said[0] == ["False", "kept"]
+    assert [line[:3] for line in said[1:]] == [[name, "True", "kept"] for name in installed]
+    for name in ("", *installed):
+        assert len([event for event in read_events(f"run-{name}") if event["type"] == "measurement"]) == 2
 
 
 # Trackers, read back from what they stored

@@ -14,6 +14,7 @@ from torch import nn
 import tightrope as tr
 from tightrope.cli import main
 from tightrope.monitor import watch
+from tightrope.monitor.schedule import Schedule
 from tightrope.stability import Probe
 from tightrope.store import read_events, read_run
 
@@ -116,9 +117,64 @@ def test_the_budget_holds_and_spending_it_gives_readings(capsys):
     assert 0.02 < share <= 0.205
     assert len(events("run", "measurement")) >= 2
     assert not watcher.is_on
-    first = capsys.readouterr().err.splitlines()[0]
-    for word in ("AdamW", "38/lr = 3,799", "kept graph", "0.2 of the process time", "64 examples", "-> run"):
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    for word in ("AdamW", "edge at 38/lr, now 3,800;", "kept graph", "at most 0.2 of the process time", "-> run"):
         assert word in first
+    assert "64 examples" in second
+
+
+@pytest.mark.parametrize(
+    ("lrs", "words"),
+    [
+        ((0.03,), "SGD, edge at 2/lr, now 66.67; kept graph; a reading every step; -> run"),
+        ((1.2345678e-5,), "SGD, edge at 2/lr, now 162,000; "),
+        ((0.1, 0.3), "SGD, edge at ratio 1 (its groups have different thresholds); "),
+        ((0.0,), "SGD, edge at infinity while lr is 0; "),
+    ],
+)
+def test_the_first_line_gives_the_edge_in_lr_and_what_that_is_now(lrs, words, capsys):
+    model = network()
+    groups = [{"params": [w], "lr": lr} for w, lr in zip(model.parameters(), 4 * lrs, strict=False)]
+    trained(1, model=model, optimizer=torch.optim.SGD(groups, lr=1.0), every=1)
+    assert capsys.readouterr().err.startswith(f"tightrope: {words}")
+
+
+@pytest.mark.parametrize(
+    ("probe_size", "share", "words"),
+    [
+        (32, 1.0, "each reading is of all 32 examples (1.02 kB kept)"),
+        (
+            256,
+            0.125,
+            "each reading is of 32 of 256 examples (8.19 kB kept), so few that they tend to overstate the shar",
+        ),
+        (256, 0.25, "each reading is of 64 of 256 examples (8.19 kB kept)\n"),
+        (None, 1.0, "each reading is of all 32 examples of its step's own batch"),
+    ],
+)
+def test_the_second_line_says_what_is_read_and_warns_of_few_examples(probe_size, share, words, capsys, monkeypatch):
+    settle = Schedule.settle
+
+    def cut(schedule, *arguments):
+        settle(schedule, *arguments)
+        schedule.share = share
+
+    monkeypatch.setattr(Schedule, "settle", cut)
+    trained(1, every=1, probe=None if probe_size is None else next(batches(1, size=probe_size)))
+    assert f"\ntightrope: {words}" in capsys.readouterr().err
+
+
+def test_the_run_ends_at_the_last_step_taken_also_where_that_was_not_told(capsys):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watcher = watch(model, optimizer, cross_entropy, every=2, run_dir="run")
+    for step, batch in enumerate(batches(7), start=1):
+        cross_entropy(model, batch).backward()
+        optimizer.step()
+        if step <= 4:
+            watcher.step(batch)
+    watcher.close()
+    assert events("run", "end")[0]["step"] == 7
 
 
 def test_micro_batches_are_measured_as_their_mean():
@@ -210,7 +266,7 @@ def test_an_approach_to_the_edge_is_attributed_with_numbers(capsys):
     assert cause["factors"]["curvature"] == pytest.approx(1)
     assert cause["factors"]["direction"] == pytest.approx(1)
     assert math.prod(cause["factors"].values()) == pytest.approx(cause["after"] / cause["before"])
-    assert "the learning rate rose 2.45 times (100% of it)" in capsys.readouterr().err
+    assert "the learning rate rose 2.45 times." in capsys.readouterr().err
 
 
 def test_an_approach_by_a_decaying_second_moment_is_told_from_one_by_curvature():
@@ -489,7 +545,7 @@ def test_a_full_disk_does_not_stop_the_run(monkeypatch, capsys):
     assert not watcher.is_on
     lines = capsys.readouterr().err.splitlines()
     assert sum("No space left" in line for line in lines) >= 1
-    assert len(lines) <= 4
+    assert len(lines) <= 5
 
 
 def test_a_layer_frozen_on_the_way_is_left_out_from_then_on():

@@ -163,7 +163,7 @@ def test_one_look_is_no_margin():
 
 
 def test_the_factors_of_a_change_multiply_to_it_and_each_is_named():
-    """Curvature doubles, the second moment falls to a quarter, the learning rate rises by half."""
+    """Curvature rises to 2.4 times, the second moment falls to a quarter, the learning rate rises by half."""
     model, scale = nn.Linear(1, 1, bias=False).double(), torch.ones(1, 1).double()
 
     def quadratic(model, s):
@@ -176,13 +176,49 @@ def test_the_factors_of_a_change_multiply_to_it_and_each_is_named():
     then = landmark(7, first.ratio, torch.ones(1).double(), before)
     optimizer.state[model.weight]["square_avg"] /= 4
     optimizer.param_groups[0]["lr"] = 0.15
-    second = measure(model, optimizer, quadratic, 2 * scale)
-    found = attribution(then, second.ratio, float(then.x @ then.x) * 2, freeze(optimizer))
+    second = measure(model, optimizer, quadratic, 2.4 * scale)
+    found = attribution(then, second.ratio, float(then.x @ then.x) * 2.4, freeze(optimizer))
     assert found.factors == pytest.approx(
-        {"curvature": 2.0, "preconditioner": 2.0, "learning rate": 1.5, "clipping": 1.0, "direction": 1.0}
+        {"curvature": 2.4, "preconditioner": 2.0, "learning rate": 1.5, "clipping": 1.0, "direction": 1.0}
     )
     assert (found.since, found.before, found.after) == (7, first.ratio, second.ratio)
     assert found.words == (
-        "The ratio went from 0.025 at step 7 to 0.15: the curvature rose 2 times (39% of it), the preconditioner "
-        "shrank 2 times (39% of it), the learning rate rose 1.5 times (23% of it)."
+        "The ratio went from 0.025 at step 7 to 0.18: the curvature rose 2.4 times (44% of the push), the "
+        "preconditioner shrank 2 times (35% of the push), the learning rate rose 1.5 times (21% of the push)."
     )
+
+
+def attributed(curvatures, former, *, lrs=(0.1, 0.1)):
+    """Of a quadratic with two coordinates under SGD, from the curvatures `former` along the first to `curvatures`."""
+    model = nn.Linear(2, 1, bias=False).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lrs[0])
+    then = landmark(1166, lrs[0] * max(former) / 2, torch.eye(2).double()[former.index(max(former))], freeze(optimizer))
+    optimizer.param_groups[0]["lr"] = lrs[1]
+    along = float((then.x.square() * torch.tensor(curvatures).double()).sum())
+    return attribution(then, lrs[1] * max(curvatures) / 2, along, freeze(optimizer))
+
+
+def test_a_direction_that_is_no_longer_the_sharpest_is_told_as_one_change_of_the_curvature():
+    """Along the former direction the curvature falls to a seventh; another one is a little sharper than that was."""
+    found = attributed([2.0, 16.0], [14.0, 1.0], lrs=(0.1, 0.125))
+    assert found.factors == pytest.approx(
+        {"curvature": 1 / 7, "preconditioner": 1.0, "learning rate": 1.25, "clipping": 1.0, "direction": 8.0}
+    )
+    assert found.words == (
+        "The ratio went from 0.7 at step 1,166 to 1: the learning rate rose 1.25 times (63% of the push), the "
+        "curvature rose 1.14 times, now along another direction (37% of the push)."
+    )
+
+
+def test_what_worked_against_a_change_is_told_with_its_factor_and_takes_no_share():
+    assert attributed([7.0, 1.0], [14.0, 1.0], lrs=(0.1, 0.4)).words == (
+        "The ratio went from 0.7 at step 1,166 to 1.4: the learning rate rose 4 times; against it the curvature fell "
+        "2 times."
+    )
+    assert attributed([2.0, 7.0], [14.0, 1.0], lrs=(0.1, 0.4)).words.endswith(
+        "; against it the curvature fell 2 times, now along another direction."
+    )
+
+
+def test_a_change_of_nothing_in_particular_names_no_cause():
+    assert attributed([14.2, 1.0], [14.0, 1.0]).words.endswith("; no one cause stands out.")

@@ -19,8 +19,6 @@ from tightrope.errors import ConfigError, TightropeError
 from .output import print_table, say
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tightrope.store import RunRecord
 
 USAGE, CHECK_FAILED, DIVERGED, UNMEASURED, INTERRUPTED = 2, 3, 4, 5, 130
@@ -129,6 +127,9 @@ def runs(
     folder: Path = Path("runs"), /, *, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
 ) -> None:
     """List the runs below a folder with how they ended and what they showed.
+
+    The ratio is the median over the plateau, or the last one measured where there is none; lr the largest, where no
+    configuration names one.
 
     Args:
         folder: Where to look.
@@ -339,27 +340,21 @@ def _row(path: Path) -> dict[str, Any]:
         record = read_run(path)
     except TightropeError as error:
         return {**dict.fromkeys(RUN_COLUMNS), "run": str(path), "outcome": f"unreadable: {error}"}
-    loss, lr, step = (record.steps[name] for name in ("loss", "lr", "step"))
-    method = record.config.get("method")
-    method = method if isinstance(method, dict) else {}
-    is_watched = "watch" in record.config  # a loop that is not ours: its rate changes, and not every step is logged
-    ratio = record.measurements["ratio"]
+    loss, lrs = record.steps["loss"], [lr for lr in record.steps["lr"].tolist() if math.isfinite(lr)]
+    ratios = [ratio for ratio in record.measurements["ratio"].tolist() if math.isfinite(ratio)]
+    method, median = record.config.get("method"), record.verdict.get("median")
+    method = method if isinstance(method, dict) else {"name": record.start.get("method"), "lr": max(lrs, default=None)}
     values = (
         str(path),
-        method.get("name") or record.start.get("method"),
-        _number(lr) if is_watched else method.get("lr"),
-        int(step[-1]) if is_watched and len(step) else len(step),
-        _number(loss),
+        method.get("name"),
+        method.get("lr"),
+        record.num_steps,
+        float(loss[-1]) if len(loss) and math.isfinite(loss[-1]) else None,
         record.outcome,
         record.verdict.get("name"),
-        record.verdict.get("median") or (_number(ratio) if is_watched else None),
+        median if median is not None else ratios[-1] if ratios else None,
     )
     return dict(zip(RUN_COLUMNS, values, strict=True))
-
-
-def _number(column: np.ndarray) -> float | None:
-    """The last of a column, if it is finite."""
-    return float(column[-1]) if len(column) and math.isfinite(column[-1]) else None
 
 
 def _fail(message: str) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tightrope.parameters import flatten, weights_at, write
 
 from .differences import GradientField
-from .engine import flat
+from .engine import flat, has_python_node
 from .loss_curvature import LossFn
 from .objective import Objective
 
@@ -53,17 +53,30 @@ def gradient_norm(
 ) -> float:
     """2-norm of the gradient of a loss, by a backward pass that leaves no trace.
 
+    Of a model that checkpoints reentrantly too.
+
     Args:
         model, loss_fn, batch, params: As in `Hessian`.
         w: (p,) weights to take it at; default as they are.
     """
     with weights_at(params, w):
         objective = Objective(model, loss_fn, batch, params=params, name="gradient_norm")
-        g = objective.zeros()
-        with objective.environment():
-            for piece, weight in objective.pieces:
-                g += flat(objective.gradient(objective.evaluate(piece, weight)))
+        g = _asked_for(objective)
+        if g is None:
+            g = GradientField(objective.in_precision(objective.dtype)).gradient
     return float(g.norm())
+
+
+def _asked_for(objective: Objective) -> Tensor | None:
+    """The gradient asked for by inputs; None where a part of it may be missing, as of a reentrant checkpoint."""
+    g = objective.zeros()
+    with objective.environment():
+        for piece, weight in objective.pieces:
+            loss = objective.evaluate(piece, weight)
+            if has_python_node(loss):
+                return None
+            g += flat(objective.gradient(loss))
+    return g
 
 
 def _field(objective: Objective) -> GradientField:

@@ -6,6 +6,7 @@ Legend: p = number of parameters, w = parameters.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -131,7 +132,8 @@ class Objective:
 
     def loss(self) -> float:
         """The loss without a gradient."""
-        with self.environment(), torch.no_grad():
+        with self.environment(), torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "None of the inputs have requires_grad")  # of a reentrant checkpoint
             return sum(weight * float(self.evaluate(piece, weight, self.loss_fn)) for piece, weight in self.pieces)
 
     def plain_loss(self) -> float:

@@ -13,6 +13,7 @@ from tightrope.curvature import autocast_set_aside, gradients_set_aside, tensors
 from tightrope.errors import ConfigError, ShapeError
 
 from .admission import changes_the_run
+from .attributes import attributes_kept
 from .hooks import StepHooks
 
 
@@ -20,11 +21,13 @@ from .hooks import StepHooks
 def confined(model: nn.Module, hooks: StepHooks) -> Iterator[None]:
     """Inside, gradients of the model stay out of reach, the watched optimizer refuses to step, and autocast is off.
 
+    Afterwards plain attributes of its modules are as they were.
+
     Raises:
         ConfigError: loss_fn wrote a gradient, or called the optimizer.
     """
     params = list(model.parameters())
-    with gradients_set_aside(params), hooks.closed(), autocast_set_aside():
+    with attributes_kept(model), gradients_set_aside(params), hooks.closed(), autocast_set_aside():
         try:
             yield
         except Exception as error:

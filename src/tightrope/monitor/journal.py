@@ -23,6 +23,8 @@ from .sinks import Sink, Sinks
 from .step_log import NotFinite
 from .tensorboard import ScalarWriter
 
+FEW = 64
+"""A part of a probe set with fewer examples than this is warned of; see docs/watching.md for what was measured."""
 QUIET = ("too early to say", "undecided")
 """Verdicts that are stored and not said."""
 
@@ -73,26 +75,25 @@ class Journal:
         schedule: Schedule,
         step: int,
         route: str,
+        chance: str,
         data: ProbeSet,
         *,
         is_kept: bool,
         is_minibatch: bool,
     ) -> None:
-        """The first line: optimizer, edge, route, budget, cadence, data and run directory."""
-        frozen, used = freeze(optimizer), max(1, round(schedule.share * data.size))
+        """The first line: optimizer, edge, route, cadence, budget and run directory; and one for what is read."""
         if schedule.every is not None:
-            cadence = f"a reading every {schedule.every} steps"
+            cadence = "a reading every step" if schedule.every == 1 else f"a reading every {schedule.every:,} steps"
         else:
             first, then = schedule.forecast(step, is_minibatch=is_minibatch)
             cadence = (
-                f"at most {schedule.limit:.3g} of the process time, so a reading at about step {first:,}, then "
-                f"about every {then:,} steps"
+                f"a reading at about step {first:,}, then about every {then:,} steps, for at most "
+                f"{schedule.limit:.3g} of the process time"
             )
-        kept = f"({size_words(data.num_bytes)} kept)" if is_kept else "of each reading's own batch"
-        self.say(
-            f"{type(optimizer).__name__}, {_edge(frozen)}; {route}; {cadence}; on {used:,} of {data.size:,} "
-            f"examples {kept}; -> {', '.join([str(self.path), *self.sinks.names])}"
-        )
+        where = ", ".join([str(self.path), *self.sinks.names])
+        self.say(f"{type(optimizer).__name__}, {_edge(freeze(optimizer))}; {route}; {cadence}; -> {where}")
+        examples = _examples(max(1, round(schedule.share * data.size)), data, is_kept=is_kept)
+        self.say("; ".join(words for words in (f"each reading is of {examples}", chance) if words))
 
     def step(self, **columns: Any) -> None:
         """One step of the loop."""
@@ -146,4 +147,14 @@ def _edge(frozen: Frozen) -> str:
     if threshold is None:
         return "edge at ratio 1 (its groups have different thresholds)"
     lr = frozen.groups[0].lr
-    return f"edge at {threshold * lr:.4g}/lr = {threshold:,.6g}" if lr > 0 else "edge at infinity while lr is 0"
+    if not lr > 0:
+        return "edge at infinity while lr is 0"
+    return f"edge at {threshold * lr:.4g}/lr, now {float(f'{threshold:.4g}'):,.9g}"
+
+
+def _examples(used: int, data: ProbeSet, *, is_kept: bool) -> str:
+    kept = f"({size_words(data.num_bytes)} kept)" if is_kept else "of its step's own batch"
+    if used == data.size:
+        return f"all {used:,} examples {kept}"
+    caution = ", so few that they tend to overstate the sharpness" if used < FEW else ""
+    return f"{used:,} of {data.size:,} examples {kept}{caution}"

@@ -150,7 +150,8 @@ class Watching:
             self._attendance.conclude(self._hooks.num_steps)
         steps, measured = [r.step for r in self.readings], [r.measurement for r in self.readings]
         verdict = run_verdict(type(self.optimizer).__name__, steps, measured)
-        self.journal.end(verdict, self.step_number, self.budget, num_skipped=self._attendance.num_skipped)
+        last = self.step_number if self._hooks is None else self._hooks.num_steps
+        self.journal.end(verdict, last, self.budget, num_skipped=self._attendance.num_skipped)
 
     def _take_in(self, batch: Any) -> None:
         if batch is None:
@@ -177,12 +178,12 @@ class Watching:
             self._chance.settle(self.model, self.loss_fn, sample)
         self.reader.num_draws, self.reader.loss_spread = self._chance.num_draws, self._chance.found.spread
         self.schedule.multiply(self._chance.num_draws)
-        words = "; ".join(each for each in (trial.route, self._chance.words) if each)
         self.journal.introduce(
             self.optimizer,
             self.schedule,
             self.step_number,
-            words,
+            trial.route,
+            self._chance.words,
             data,
             is_kept=self.probe is not None,
             is_minibatch=len(self._fingerprints) > 1,

@@ -16,6 +16,10 @@ from tightrope.optim import Frozen, FrozenGroup
 
 SMALL = 0.05
 """A factor within this of 1 is not worth a word."""
+SHARPER = 0.25
+"""By how much the sharpest direction is sharper than the former one where it is said to be another."""
+ALONE = 0.995
+"""A cause with more of the push than this needs no share."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class Attribution:
         factors: By what each cause multiplied the ratio; their product is after / before. "curvature" and
             "preconditioner" along the former top direction, "learning rate" (with momentum and decay), "clipping",
             and "direction": how much sharper the present top direction is than the former.
-        words: One sentence.
+        words: One sentence. "curvature" and "direction" are one there, and a cause has its share of the logs of those
+            that pushed in the direction of the change.
     """
 
     since: int
@@ -156,25 +161,35 @@ CAUSES = {
     "learning rate": ("the learning rate rose", "the learning rate fell"),
     "momentum or decay": ("momentum or decay moved the edge closer", "momentum or decay moved the edge away"),
     "clipping": ("clipping let go", "clipping took hold"),
-    "direction": ("a sharper direction took over", "a flatter direction took over"),
 }
 
 
 def _words(then: Landmark, ratio: float, logs: dict[str, float], rate: str) -> str:
-    """One sentence: what drove the change, with its factor and share, and what worked against it."""
+    """One sentence: what drove the change, by which factor and with which share of the drive, and what opposed it.
+
+    A former direction that is no longer the sharpest shows as less curvature and as another direction that is sharper,
+    two large numbers that cancel: they are said as one.
+    """
     total = math.log(ratio / then.ratio)
-    named = {rate if name == "learning rate" else name: part for name, part in logs.items()}
+    named = {rate if name == "learning rate" else name: part for name, part in logs.items() if name != "direction"}
+    named["curvature"] += logs["direction"]
     worth = sorted(
         ((name, part) for name, part in named.items() if abs(part) > math.log1p(SMALL)), key=lambda pair: -abs(pair[1])
     )
-    went = f"The ratio went from {then.ratio:.3g} at step {then.step} to {ratio:.3g}"
-    with_it = [_said(name, part, total) for name, part in worth if part * total > 0]
-    against = [_said(name, part, None) for name, part in worth if part * total < 0]
+    drive = sum(part for part in named.values() if part * total > 0)
+    elsewhere = ", now along another direction" if logs["direction"] > math.log1p(SHARPER) else ""
+    said = [(_said(name, part, elsewhere), part) for name, part in worth]
+    with_it = [f"{words}{_share(part / drive)}" for words, part in said if part * total > 0]
+    against = [words for words, part in said if part * total < 0]
+    went = f"The ratio went from {then.ratio:.3g} at step {then.step:,} to {ratio:.3g}"
     if not with_it:
         return f"{went}; no one cause stands out."
     return f"{went}: {', '.join(with_it)}{'; against it ' + ', '.join(against) if against else ''}."
 
 
-def _said(name: str, part: float, total: float | None) -> str:
-    words = f"{CAUSES[name][part < 0]} {math.exp(abs(part)):.3g} times"
-    return words if total is None else f"{words} ({part / total:.0%} of it)"
+def _said(name: str, part: float, elsewhere: str) -> str:
+    return f"{CAUSES[name][part < 0]} {math.exp(abs(part)):.3g} times{elsewhere if name == 'curvature' else ''}"
+
+
+def _share(share: float) -> str:
+    return "" if share > ALONE else f" ({share:.0%} of the push)"

@@ -51,6 +51,12 @@ class RunRecord:
         """How it ended: "completed", "target_loss", "diverged", "interrupted", or "unfinished"."""
         return str(self.end.get("outcome", "unfinished"))
 
+    @property
+    def num_steps(self) -> int:
+        """Steps taken: the last one's number, also where not every step is stored."""
+        known = self.steps["step"][np.isfinite(self.steps["step"])] if self.steps else np.zeros(0)
+        return int(max([self.end.get("step") or 0, *known]))
+
 
 def read_run(path: str | Path) -> RunRecord:
     """A run directory as columns of numpy arrays.

@@ -44,11 +44,11 @@ def comparison(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
         {
             "run": label,
             "method": run.start.get("method"),
-            "name": _short_name(run.config),
+            "name": _short_name(run),
             **{key: part(run.start, "traits", key) for key in ("step_size", "guarantee", "used_for")},
-            "lr": part(run.config, "method", "lr"),
+            "lr": _rate(run),
             "edge": _edge(run),
-            "steps": len(run.steps["step"]),
+            "steps": run.num_steps,
             "loss": _last(run.steps["loss"]),
             "ratio": _finite(run.verdict.get("median")) or _last(run.measurements["ratio"]),
             "sharpness": _last(run.measurements["sharpness"]),
@@ -64,10 +64,18 @@ def _edge(run: RunRecord) -> float | None:
     return None if column(run, "condition")[-1] else _finite(run.measurements["threshold"][-1])
 
 
-def _short_name(config: dict[str, Any]) -> str | None:
-    """The method as a configuration names it, with what stands around it."""
-    method = part(config, "method", "name")
-    around = [name for name in ("sam", "clipping") if config.get(name)]
+def _rate(run: RunRecord) -> float | None:
+    """The learning rate that a configuration names; where none does, as of a watched loop, the largest taken."""
+    if "method" in run.config:
+        return _finite(part(run.config, "method", "lr"))
+    known = run.steps["lr"][np.isfinite(run.steps["lr"])]
+    return float(known.max()) if len(known) else None
+
+
+def _short_name(run: RunRecord) -> str | None:
+    """The method as a configuration names it, with what stands around it; as the run does where none names it."""
+    method = part(run.config, "method", "name") if "method" in run.config else run.start.get("method")
+    around = [name for name in ("sam", "clipping") if run.config.get(name)]
     return None if method is None else " + ".join([str(method), *around])
 
 

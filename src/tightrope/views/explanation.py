@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def explanation(path: str | Path, at: int | None = None) -> Explanation:
         StoreError: as `read_run`.
     """
     events = read_events(path)
-    steps = [int(as_float(event.get("step"))) for event in events if event["type"] in ("step", "measurement")]
+    steps = [int(as_float(event.get("step"))) for event in events if event["type"] in ("step", "measurement", "end")]
     last = max(steps, default=0)
     if at is not None and not 1 <= at <= last:
         raise ConfigError(f"explain: the step must be one the run has taken, 1 to {last:,}; got {at:,}.")
@@ -88,7 +89,7 @@ def _lines(
         return
     last = readings[-1]
     yield f"Measured at step {int(last['step']):,}: {last.get('verdict', 'undecided')}. {last.get('words', '')}".strip()
-    yield from _details(last)
+    yield from _details(last, readings)
     if causes:
         yield f"How it came to its edge: {causes[-1]['words']}"
     highest = max(readings, key=lambda event: _ordered(event.get("ratio")))
@@ -97,11 +98,12 @@ def _lines(
         yield f"The highest of {plural(len(readings), 'measurement')}: {ratio}, at step {int(highest['step']):,}."
 
 
-def _details(reading: dict[str, Any]) -> Iterator[str]:
-    """What stands beside the ratio, as far as it was stored."""
-    sharpness = plus_minus(reading.get("sharpness"), reading.get("sharpness_residual"))
+def _details(reading: dict[str, Any], readings: list[dict[str, Any]]) -> Iterator[str]:
+    """What stands beside the ratio, as far as it was stored; what not every reading takes, from the last that did."""
+    sharp = _last_with("sharpness", readings)
+    sharpness = plus_minus(sharp.get("sharpness"), sharp.get("sharpness_residual"))
     yield (
-        f"Sharpness {sharpness}, threshold {number(reading.get('threshold'))}, held by about "
+        f"Sharpness {sharpness}{_when(sharp, reading)}, threshold {number(reading.get('threshold'))}, held by about "
         f"{number(reading.get('participation'))} coordinates; {reading.get('route', '')}, "
         f"{plural(int(as_float(reading.get('num_products', 0))), 'product')}."
     )
@@ -109,15 +111,29 @@ def _details(reading: dict[str, Any]) -> Iterator[str]:
     if layers:
         yield f"The sharpest direction lies in {', '.join(layers)}."
     if reading.get("num_dormant"):
-        dormant = plural(int(reading["num_dormant"]), "dormant coordinate")
-        yield f"Without a floor under {dormant} the ratio is {number(reading.get('plain_ratio'))}."
-    if reading.get("next_lr") not in (None, reading.get("lr")):
-        rate, ratio = number(reading["next_lr"]), number(reading.get("next_ratio"))
-        yield f"The step's learning rate was {number(reading.get('lr'))}; with the next, {rate}, the ratio is {ratio}."
+        plain, dormant = _last_with("plain_ratio", readings), plural(int(reading["num_dormant"]), "dormant coordinate")
+        if plain is reading:
+            yield f"Without a floor under {dormant} the ratio is {number(plain['plain_ratio'])}."
+        else:
+            known = f"; without it the ratio was {number(plain['plain_ratio'])}{_when(plain, reading)}" if plain else ""
+            yield f"Held at a floor: {dormant}{known}."
+    lr, next_lr = number(reading.get("lr")), number(reading.get("next_lr"))
+    if reading.get("next_lr") is not None and next_lr != lr:
+        ratio = number(reading.get("next_ratio"))
+        yield f"The step's learning rate was {lr}; with the next, {next_lr}, the ratio is {ratio}."
     if "minibatch_margin" in reading:
         low, high = (number(end) for end in reading["minibatch_margin_interval"])
         margin = number(reading["minibatch_margin"])
         yield f"Margin for small batches (experimental): {margin}, between {low} and {high} with 95 % confidence."
+
+
+def _last_with(name: str, readings: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last reading in which a number is known; empty where there is none."""
+    return next((event for event in reversed(readings) if math.isfinite(as_float(event.get(name)))), {})
+
+
+def _when(event: dict[str, Any], reading: dict[str, Any]) -> str:
+    return f" at step {int(event['step']):,}" if event and event is not reading else ""
 
 
 def _ordered(value: Any) -> float:

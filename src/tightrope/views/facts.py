@@ -130,9 +130,7 @@ def _batches(config: dict[str, Any]) -> str:
 
 
 def _steps(run: RunRecord) -> str:
-    seen = run.steps["step"]
-    # Of a watched loop not every step is stored, but each with its number.
-    taken = len(seen) if "watch" not in run.config else int(max(seen, default=0))
+    taken = run.num_steps
     planned = as_float(run.config.get("num_steps"))
     is_short = np.isfinite(planned) and taken < planned
     return f"{taken:,} of {int(planned):,} steps" if is_short else plural(taken, "step")

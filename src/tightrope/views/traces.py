@@ -190,11 +190,15 @@ def sharpness(pen: Pen, run: RunRecord, reach: Reach | None) -> list[Trace]:
     hover = "step %{x:,}<br>%{y:.4g}<extra>%{fullData.name}</extra>"
     color = look(pen.index).color
     threshold = {"showlegend": False, "line": {"color": color, "dash": "dash", "width": 1.3}}
-    raw = extremes(measured["sharpness"])
+    # A watched run takes the raw sharpness at some of its readings only: the line goes on to the next that has it.
+    taken = np.flatnonzero(np.isfinite(measured["sharpness"]) | ~np.isfinite(measured["ratio"]))
+    raw = taken[extremes(measured["sharpness"][taken])]
+    is_sparse = len(taken) < len(measured["sharpness"]) and not pen.is_crowded
+    lower = {"yaxis": "y2", "showlegend": False, "mode": "lines+markers" if is_sparse else "lines"}
     traces = [
         pen.line(step, value, hovertemplate=hover),
         pen.line(step, measured["threshold"][kept], hovertemplate="threshold " + hover, **threshold),
-        pen.line(measured["step"][raw], measured["sharpness"][raw], hovertemplate=hover, yaxis="y2", showlegend=False),
+        pen.line(measured["step"][raw], measured["sharpness"][raw], hovertemplate=hover, **lower),
     ]
     if reach:
         above = np.flatnonzero(reach.is_above(measured["preconditioned_sharpness"]))
