@@ -1,4 +1,4 @@
-"""The three examples under watch: what it costs at budgets of 1, 3 and 10 %, and how far the last reading still holds at 3 %.
+"""The three examples under watch: what it costs at budgets of 1, 3 and 10 %, and how long a reading holds at 3 %.
 
 The true ratio is taken at every fifth step of a run of its own, on the examples that the reading was of and without any
 budget; that a watched run is bit for bit the unwatched one makes the two the same run. Each reading is held until the
