@@ -18,6 +18,7 @@ NAMES = (
     "sam",
     "chebyshev",
     "demo",
+    "healthy",
     "gpu",
 )
 

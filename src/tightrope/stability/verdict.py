@@ -17,6 +17,11 @@ STAYS = (0.7, 1.5)
 """Within these nine tenths of a plateau's ratios lie if a run is said to stay at its edge."""
 NUM_TO_STAY = 5
 """Measurements a plateau needs for that."""
+LATE_SHARE = 0.2
+"""The last part of a plateau: a run that lies below `STAYS` all through it has left its edge, as where the learning
+rate decays to zero."""
+NUM_TO_GROW = 2
+"""Measurements beyond the edge, at least, on the plateau of a run that is called so."""
 NUM_EARLY_STEPS = 10
 """Steps during which an adaptive ratio means nothing: P is still near its floor on many coordinates."""
 
@@ -176,10 +181,14 @@ def _plateau_verdict(method: str, first_step: int, late: list[tuple[int, Measure
     low, median, high = (float(q) for q in np.quantile(ratios, [0.05, 0.5, 0.95]))
     residual = float(np.median([m.residual for _, m in plateau]))
     lower, upper = (float(np.median(ends)) for ends in zip(*(m.bounds for _, m in plateau), strict=True))
-    name = _band(lower, upper)
+    name, left = _band(lower, upper), ""
+    if name == "unstable" and sum(m.bounds[0] > EDGE_BAND[1] for _, m in plateau) < NUM_TO_GROW:
+        name = "undecided"
+    if name == "at the edge" and _has_left(plateau):
+        name, left = "stable", f"; {plateau[-1][1].ratio:.2g} at the end"
     numbers = (
         f"over steps {plateau[0][0]} to {last_step} the median ratio is {median:.3f} +- {residual:.1g} "
-        f"({low:.2f} to {high:.2f})"
+        f"({low:.2f} to {high:.2f}){left}"
     )
     stays = len(plateau) >= NUM_TO_STAY and STAYS[0] <= low and high <= STAYS[1]
     words = {
@@ -187,6 +196,18 @@ def _plateau_verdict(method: str, first_step: int, late: list[tuple[int, Measure
         + (f" and stays there: {numbers}." if stays else f"; {numbers}."),
         "stable": f"{method} touched its edge at step {first_step} and fell back below it: {numbers}.",
         "unstable": f"{method} is beyond its edge: {numbers}.",
-        "undecided": f"{method} came near its edge at step {first_step}, on the border of a band: {numbers}.",
+        "undecided": f"{method} came near its edge at step {first_step}, {_doubt(lower)}: {numbers}.",
     }[name]
     return RunVerdict(name, words, first_step, plateau[0][0], last_step, median, low, high, residual, len(plateau))
+
+
+def _has_left(plateau: list[tuple[int, Measurement]]) -> bool:
+    """Whether a run lies well below its edge at the end of its plateau, in more than one measurement."""
+    first, last = plateau[0][0], plateau[-1][0]
+    late = [m for step, m in plateau if step >= last - LATE_SHARE * (last - first)]
+    return len(late) > 1 and all(m.bounds[1] < STAYS[0] for m in late)
+
+
+def _doubt(lower: float) -> str:
+    """Why a plateau is undecided."""
+    return "on the border of a band" if lower <= EDGE_BAND[1] else "beyond it in one measurement, which is too few"
