@@ -112,13 +112,13 @@ class Journal:
         is_news = self._is_news(name)
         if reading.cause is not None:
             self._cause = reading.step, reading.cause.words
-        if is_news:
-            self.say(f"step {reading.step:,}: {name}. {words}")
         if name == "stable":
             self._cause = None
         elif is_news and self._cause is not None:
             (step, cause), self._cause = self._cause, None
             self.say(f"step {step:,}: {cause}")
+        if is_news:
+            self.say(f"step {reading.step:,}: {name}. {words}")
         self.sinks.log(reading.step, reading.numbers())
         if is_news and name == "unstable":
             self.sinks.alert(reading.step, "beyond the edge of stability", words)

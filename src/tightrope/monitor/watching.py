@@ -152,7 +152,15 @@ class Watching:
             self._attendance.conclude(self._hooks.num_steps)
         steps, measured = [r.step for r in self.readings], [r.measurement for r in self.readings]
         method, is_adaptive = type(self.optimizer).__name__, self.reader.is_adaptive
-        verdict = run_verdict(method, steps, measured, is_adaptive=is_adaptive, is_diverged=is_diverged)
+        last = next((r.verdict.name for r in reversed(self.readings) if r.measurement.has_ratio), "")
+        verdict = run_verdict(
+            method,
+            steps,
+            measured,
+            is_adaptive=is_adaptive,
+            is_diverged=is_diverged,
+            is_growing=last == "unstable",
+        )
         self.journal.end(verdict, self.step_number, self.budget, num_skipped=self._attendance.num_skipped)
 
     def _take_in(self, batch: Any) -> None:

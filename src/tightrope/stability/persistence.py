@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .measurement import Measurement
-from .verdict import Verdict
+from .verdict import Verdict, beyond
 
 STEPS_TO_PERSIST = 10
-"""Steps beyond the edge, reading after reading, that no run thrown back by its own curvature needs."""
+"""Steps beyond the band of the edge, reading after reading: a run that its own curvature throws back stays fewer."""
 LOSS_GROWN = 10.0
-"""Times the loss of the last reading that was not beyond the edge: there is no need to wait."""
+"""Times the loss of the last reading whose ratio was not above 1: growth, also inside the band of the edge."""
 
 
 class Persistence:
@@ -33,21 +33,28 @@ class Persistence:
             step: Later than that of the reading before.
             is_same_data: Whether every reading is of the same data, so that their losses can be compared.
         Returns:
-            `said`; in place of `unstable` it is `undecided` until the ratio has been beyond the edge in each reading of
-            ten steps or more, or the loss has grown tenfold since the last reading that was not.
+            `unstable` where the ratio has been beyond the band of the edge in every reading of ten steps or more, or is
+            above 1 while the loss has grown tenfold since the last reading of which that was not so; `undecided` where
+            only this one is beyond the band; else `said`.
         """
-        if not measurement.has_ratio:
+        m = measurement
+        if not m.has_ratio:
             return said
-        if said.name != "unstable":
-            self._since, self._loss = None, measurement.loss
+        if said.name == "too early to say" or not m.bounds[0] > 1:
+            self._since, self._loss = None, m.loss
             return said
-        if self._since is None:
-            self._since = step
-        if is_same_data and measurement.loss > LOSS_GROWN * self._loss > 0:
-            times = measurement.loss / self._loss
-            return replace(said, words=f"{said.words} The loss has grown {times:.3g} times since it was not.")
+        is_beyond = said.name == "unstable"
+        self._since = (self._since or step) if is_beyond else None
+        if is_same_data and m.loss > LOSS_GROWN * self._loss > 0:
+            return _with(m, f"The loss has grown {m.loss / self._loss:.3g} times since the ratio went above 1.")
+        if not is_beyond:
+            return said
+        assert self._since is not None
         if step - self._since >= STEPS_TO_PERSIST:
-            return replace(said, words=f"{said.words} It has been beyond the edge since step {self._since:,}.")
-        return Verdict(
-            "undecided", f"{said.words} Beyond the edge for now, which is normal if it falls back; a later one decides."
-        )
+            return _with(m, f"It has been beyond the edge since step {self._since:,}.")
+        return replace(_with(m, "That is normal if it falls back; a later reading decides."), name="undecided")
+
+
+def _with(measurement: Measurement, words: str) -> Verdict:
+    found = beyond(measurement)
+    return replace(found, words=f"{found.words} {words}")

@@ -44,8 +44,7 @@ def verdict(measurement: Measurement, step: int, *, is_adaptive: bool = True) ->
     """
     if not measurement.has_ratio:
         return Verdict("undecided", f"No ratio: {measurement.reason}")
-    condition = f" with {measurement.condition}" if measurement.condition else ""
-    number = f"ratio {measurement.ratio:.3g} +- {measurement.residual:.1g}{condition}"
+    number = _number(measurement)
     if is_adaptive and step <= NUM_EARLY_STEPS:
         return Verdict("too early to say", f"{number}, but the preconditioner has seen only {step} gradients.")
     name = _band(*measurement.bounds)
@@ -54,9 +53,20 @@ def verdict(measurement: Measurement, step: int, *, is_adaptive: bool = True) ->
     if name == "at the edge":
         return Verdict(name, f"{number}: curvature and step size are in balance, as in most healthy runs.")
     if name == "unstable":
-        growth = f" {measurement.growth:.3g} times a step" if measurement.growth else ""
-        return Verdict(name, f"{number}: along the sharpest direction the frozen method grows{growth}.")
+        return beyond(measurement)
     return Verdict(name, f"{number}: the bounds reach across a border; more products would decide.")
+
+
+def beyond(measurement: Measurement) -> Verdict:
+    """`unstable`, with what the frozen method grows by."""
+    growth = f" {measurement.growth:.3g} times a step" if measurement.growth else ""
+    words = f"{_number(measurement)}: along the sharpest direction the frozen method grows{growth}."
+    return Verdict("unstable", words)
+
+
+def _number(measurement: Measurement) -> str:
+    condition = f" with {measurement.condition}" if measurement.condition else ""
+    return f"ratio {measurement.ratio:.3g} +- {measurement.residual:.1g}{condition}"
 
 
 def _room(measurement: Measurement) -> str:
@@ -120,6 +130,7 @@ def run_verdict(
     *,
     is_adaptive: bool = True,
     is_diverged: bool = False,
+    is_growing: bool = False,
 ) -> RunVerdict:
     """Did the run reach its edge and stay: judged on the median of the plateau, both ends of its residual.
 
@@ -129,10 +140,13 @@ def run_verdict(
         measurements: In order.
         is_adaptive: Leave out the first steps, while the preconditioner fills up.
         is_diverged: The run ended because its loss left all bounds.
+        is_growing: The run ended in growth that has persisted, see `Persistence`.
     """
     seen = [(step, m) for step, m in zip(steps, measurements, strict=True) if m.has_ratio]
     if is_diverged:
         return RunVerdict("unstable", f"{method} diverged{_last_seen(seen)}.")
+    if is_growing:
+        return RunVerdict("unstable", f"{method} is beyond its edge and grows{_last_seen(seen)}.")
     if not seen:
         why = f": {measurements[-1].reason}" if measurements else "."
         return RunVerdict("undecided", f"{method} was not measured{why}")
