@@ -3,7 +3,7 @@
 Every run is watched with fixed steps between its readings, about 20 to a run, as a step of a millisecond pays for
 none; the three marked "budget" have three tenths of the time instead. A healthy run ends with a lower loss than it
 began with. Of one that grows the steps are told at which it was changed for the worse, was first called `unstable`, and
-had its loss tenfold: that must be called so by the first reading from there on.
+had its loss tenfold: the second reading from there on must call it so at the latest, as a first knows of none before.
 """
 
 from __future__ import annotations
@@ -246,8 +246,8 @@ def _grown(run: Run, found: Seen) -> str:
     before = found.losses[changed - 1]
     blown = next((i for i, loss in enumerate(found.losses, 1) if i > changed and not loss < BLOWN_UP * before), None)
     named = next((step for step in found.unstable if step >= changed), None)
-    latest = next((reading["step"] for reading in found.readings if blown and reading["step"] >= blown), 0)
-    is_fine = named is not None and named <= latest and named == found.unstable[0]
+    latest = [reading["step"] for reading in found.readings if blown and reading["step"] >= blown][:2]
+    is_fine = None not in (named, blown) and named <= latest[-1] and named == found.unstable[0]
     return (
         f"| {run.kind} | {run.method.__name__} | {changed} | {named} | {blown} | {found.verdict['name']} | "
         f"{'named' if is_fine else 'MISS'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,6 @@ NUM_TO_STAY = 5
 LATE_SHARE = 0.2
 """The last part of a plateau: a run that lies below `STAYS` all through it has left its edge, as where the learning
 rate decays to zero."""
-NUM_TO_GROW = 2
-"""Measurements beyond the edge, at least, on the plateau of a run that is called so."""
 NUM_EARLY_STEPS = 10
 """Steps during which an adaptive ratio means nothing: P is still near its floor on many coordinates."""
 
@@ -196,7 +195,7 @@ def _plateau_verdict(method: str, first_step: int, late: list[tuple[int, Measure
     residual = float(np.median([m.residual for _, m in plateau]))
     lower, upper = (float(np.median(ends)) for ends in zip(*(m.bounds for _, m in plateau), strict=True))
     name, left = _band(lower, upper), ""
-    if name == "unstable" and sum(m.bounds[0] > EDGE_BAND[1] for _, m in plateau) < NUM_TO_GROW:
+    if name == "unstable" and not _stays_beyond(late):
         name = "undecided"
     if name == "at the edge" and _has_left(plateau):
         name, left = "stable", f"; {plateau[-1][1].ratio:.2g} at the end"
@@ -222,6 +221,12 @@ def _has_left(plateau: list[tuple[int, Measurement]]) -> bool:
     return len(late) > 1 and all(m.bounds[1] < STAYS[0] for m in late)
 
 
+def _stays_beyond(late: list[tuple[int, Measurement]]) -> bool:
+    """Whether two measurements in a row lie beyond the edge; a single one may be a moment's."""
+    beyond = [m.bounds[0] > EDGE_BAND[1] for _, m in late]
+    return any(both == (True, True) for both in pairwise(beyond))
+
+
 def _doubt(lower: float) -> str:
     """Why a plateau is undecided."""
-    return "on the border of a band" if lower <= EDGE_BAND[1] else "beyond it in one measurement, which is too few"
+    return "on the border of a band" if lower <= EDGE_BAND[1] else "beyond it for no two measurements in a row"
