@@ -119,6 +119,13 @@ def test_a_run_that_diverged_is_called_unstable_however_few_its_readings():
     assert "diverged" in run_verdict()["words"]
 
 
+def test_a_run_whose_last_loss_is_not_finite_has_diverged_though_its_weights_are():
+    descended([0.5] * 21 + [50.0] * 18, every=20)
+    assert names() == ["stable"]
+    assert not any(event.get("what") == "weight" for event in read_events("run"))
+    assert run_verdict()["words"].startswith("SGD diverged")
+
+
 def test_readings_close_together_must_be_beyond_the_edge_for_ten_steps():
     assert judged(*[(1.3, 1.0)] * 10, every=1) == ["undecided"] * 10
     assert judged(*[(1.3, 1.0)] * 11, every=1) == ["undecided"] * 10 + ["unstable"]

@@ -132,7 +132,7 @@ def test_a_run_that_left_its_edge_at_the_end_is_not_called_at_it():
     said = run_of([0.3, *[1.0] * 16, 0.6, 0.4, 0.2, 0.05])
     assert said.name == "stable"
     assert "0.05 at the end" in said.words
-    assert run_of([0.3, *[1.0] * 19, 0.5]).name == "at the edge"
+    assert run_of([0.3, *[1.0] * 8, 0.5]).name == "at the edge"
 
 
 def test_one_measurement_beyond_the_edge_does_not_make_a_run_unstable():
