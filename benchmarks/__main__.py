@@ -19,6 +19,7 @@ NAMES = (
     "chebyshev",
     "watching",
     "demo",
+    "healthy",
     "gpu",
 )
 

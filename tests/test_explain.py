@@ -102,6 +102,24 @@ def test_growth_can_fail_a_pipeline(run, capsys):
     assert said(capsys, run, "--fail-on", "growth", "--at", 25)[0] == 0
 
 
+def test_growth_is_not_forgotten_when_the_ratio_is_lost(tmp_path, capsys):
+    with RunWriter.new(tmp_path / "run", "") as writer:
+        writer.write("measurement", step=10, ratio=0.5, verdict="stable")
+        writer.write("measurement", step=20, ratio=1.4, verdict="unstable")
+        writer.write("measurement", step=30, ratio=float("nan"), verdict="undecided")
+    assert said(capsys, tmp_path / "run", "--fail-on", "growth")[0] == 3
+    assert said(capsys, tmp_path / "run", "--fail-on", "growth", "--at", 10)[0] == 0
+
+
+def test_a_run_called_unstable_fails_at_its_end_only(tmp_path, capsys):
+    with RunWriter.new(tmp_path / "run", "") as writer:
+        writer.write("measurement", step=10, ratio=0.5, verdict="stable")
+        writer.write("step", step=15, loss=1.0)
+        writer.write("verdict", name="unstable", words="SGD diverged.")
+    assert said(capsys, tmp_path / "run", "--fail-on", "growth")[0] == 3
+    assert said(capsys, tmp_path / "run", "--fail-on", "growth", "--at", 12)[0] == 0
+
+
 def test_json_holds_the_same(run, capsys):
     _, printed = said(capsys, run, "--json")
     told = json.loads(printed.out)

@@ -126,3 +126,22 @@ def test_a_run_that_begins_above_its_edge_arrives_when_it_comes_back_to_it():
     assert arrival([1.5, 1.2, 1.1, 1.0]) == 1
     assert arrival([1.5, 0.7, 0.6]) == 1
     assert arrival([0.5, 1.0, 0.7, 1.0]) == 10
+
+
+def test_a_run_that_left_its_edge_at_the_end_is_not_called_at_it():
+    said = run_of([0.3, *[1.0] * 16, 0.6, 0.4, 0.2, 0.05])
+    assert said.name == "stable"
+    assert "0.05 at the end" in said.words
+    assert run_of([0.3, *[1.0] * 8, 0.5]).name == "at the edge"
+
+
+def test_one_measurement_beyond_the_edge_does_not_make_a_run_unstable():
+    assert run_of([0.3, 0.5, 3.5]).name == "undecided"
+    assert run_of([0.3, 0.5, 3.5, 0.02]).name != "unstable"
+    assert run_of([0.3, 0.5, 3.5, 3.6]).name == "unstable"
+
+
+def test_a_run_that_ends_in_growth_is_unstable():
+    assert run_of([0.3, *[1.0] * 9, 1.5], is_growing=True).words == (
+        "Adam is beyond its edge and grows; the last ratio measured is 1.5, at step 110."
+    )

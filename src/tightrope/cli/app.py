@@ -195,14 +195,14 @@ def explain(
     Args:
         path: A run directory, of the lab or of a loop that was watched.
         at: A step; the last one stored where it is left out.
-        fail_on: growth: exit with 3 if the last measurement up to there lies beyond the edge.
+        fail_on: growth: exit with 3 if the last ratio up to there is called unstable, or the whole run is.
         as_json: Print one JSON object.
     """
     from tightrope.views import explanation
 
     found = explanation(path, at)
     say(json.dumps(found.to_dict(), indent=1) if as_json else "\n".join(found.lines))
-    return CHECK_FAILED if fail_on and found.measurement.get("verdict") == "unstable" else 0
+    return CHECK_FAILED if fail_on and found.is_growing else 0
 
 
 @app.command

@@ -26,7 +26,7 @@ from .tensorboard import ScalarWriter
 FEW = 64
 """A part of a probe set with fewer examples than this is warned of; see docs/watching.md for what was measured."""
 QUIET = ("too early to say", "undecided")
-"""Verdicts that are stored and not said."""
+"""Verdicts that are stored and not said; one between two others that agree does not part them."""
 
 
 class Journal:
@@ -35,7 +35,8 @@ class Journal:
     def __init__(self, writer: RunWriter, sinks: Sinks, say: Callable[[str], None]) -> None:
         self.writer, self.sinks, self.say = writer, sinks, say
         self.path = writer.path
-        self._last_verdict = ""
+        self._said = self._former = ""
+        self._cause: tuple[int, str] | None = None
 
     @classmethod
     def begun(
@@ -106,18 +107,32 @@ class Journal:
         )
 
     def reading(self, reading: Reading, share: float) -> None:
-        """A reading; what has changed since the last is said as well."""
+        """A reading; what has changed for more than a moment is said as well, with what brought it about."""
         self.writer.write("measurement", step=reading.step, probe_share=share, **reading.to_dict())
         name, words = reading.verdict.name, reading.verdict.words
-        is_news = name not in (*QUIET, self._last_verdict)
+        is_news = self._is_news(name)
+        if reading.cause is not None:
+            self._cause = reading.step, reading.cause.words
+        if name == "stable":
+            self._cause = None
+        elif is_news and self._cause is not None:
+            (step, cause), self._cause = self._cause, None
+            self.say(f"step {step:,}: {cause}")
         if is_news:
             self.say(f"step {reading.step:,}: {name}. {words}")
-            self._last_verdict = name
-        if reading.cause is not None:
-            self.say(f"step {reading.step:,}: {reading.cause.words}")
         self.sinks.log(reading.step, reading.numbers())
         if is_news and name == "unstable":
             self.sinks.alert(reading.step, "beyond the edge of stability", words)
+
+    def _is_news(self, name: str) -> bool:
+        """Whether to say a verdict: the first, growth at once, any other change when two readings in a row show it."""
+        if name in QUIET:
+            return False
+        has_lasted, self._former = name == self._former, name
+        is_news = name != self._said and (not self._said or name == "unstable" or has_lasted)
+        if is_news:
+            self._said = name
+        return is_news
 
     def not_finite(self, found: NotFinite) -> None:
         """The first number of its kind that is not finite."""

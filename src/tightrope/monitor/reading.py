@@ -24,6 +24,7 @@ from tightrope.stability import (
     BatchMargin,
     Landmark,
     Measurement,
+    Persistence,
     Probe,
     StepCurvature,
     Verdict,
@@ -54,7 +55,7 @@ class Reading:
     Attributes:
         step: Of the optimizer.
         measurement: The headline; in minibatch training with dormant coordinates held at a floor.
-        verdict: What it supports.
+        verdict: What it supports, with the readings before it: `unstable` is growth that persists.
         plain_ratio: Without the floor; the headline's where nothing is dormant, NaN where it was not taken.
         num_dormant: Coordinates held at the floor.
         lr: Learning rate that made the step.
@@ -134,6 +135,7 @@ class Reader:
         max_products: How many products a solve may spend.
         has_sharpness, has_plain: Whether to take the raw sharpness, and the ratio without the floor, as well.
         num_draws, loss_spread: As in `Reading`, which they are written to.
+        is_adaptive: Whether the method last read has a P that fills up.
     """
 
     def __init__(
@@ -150,15 +152,27 @@ class Reader:
         self.max_products = 64
         self.has_sharpness, self.has_plain = True, True
         self.num_draws, self.loss_spread = 1, 0.0
+        self.is_adaptive = True
         self.probe = Probe(model, loss_fn, rtol=rtol, seed=seed, audit_every=0)
         self._plain = Probe(model, loss_fn, rtol=rtol, seed=seed, audit_every=0, has_sharpness=False)
         self._landmark: Landmark | None = None
+        self._persistence = Persistence()
         self._looks: deque[BatchLook] = deque(maxlen=NUM_LOOKS)
 
     def read(
-        self, captured: Captured, batch: Any, step_batch: Any, lr_now: Sequence[float], *, is_minibatch: bool
+        self,
+        captured: Captured,
+        batch: Any,
+        step_batch: Any,
+        lr_now: Sequence[float],
+        *,
+        is_minibatch: bool,
+        is_same_data: bool,
     ) -> Reading:
-        """The reading of one step, which was taken on `step_batch`, if that is known, on the data of `batch`."""
+        """The reading of one step, which was taken on `step_batch`, if that is known, on the data of `batch`.
+
+        `is_same_data`: as that of the readings before.
+        """
         frozen = captured.frozen
         held, num_dormant = floored(frozen) if is_minibatch else (frozen, 0)
         clipped = self._clipping(captured, batch if step_batch is None else step_batch)
@@ -172,7 +186,9 @@ class Reader:
         plain_ratio = float("nan") if num_dormant else m.ratio
         if num_dormant and m.has_ratio and self.has_plain:
             plain_ratio = self._plain.measure(frozen, batch, w=captured.w).ratio
-        said = verdict(m, captured.step, is_adaptive=_is_adaptive(frozen))
+        self.is_adaptive = _is_adaptive(frozen)
+        said = verdict(m, captured.step, is_adaptive=self.is_adaptive)
+        said = self._persistence.judged(said, m, captured.step, is_same_data=is_same_data)
         return Reading(
             step=captured.step,
             measurement=m,
@@ -194,6 +210,7 @@ class Reader:
     def forget(self) -> None:
         """Parameters were exchanged or moved: nothing that was found before fits."""
         self._landmark = None
+        self._persistence.forget()
         self._looks.clear()
         self.probe.forget()
         self._plain.forget()

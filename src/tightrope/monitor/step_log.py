@@ -65,6 +65,8 @@ class StepLog:
         write: Takes the columns of one `step` event.
         report: Takes the first number of each kind that is not finite.
         clock: Wall-clock seconds.
+    Attributes:
+        is_finite: Whether the last loss handed on was finite; True before the first.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class StepLog:
         self._rows: list[_Row] = []
         self._flushed = clock()
         self._seen: set[str] = set()
+        self.is_finite = True
         self._last_finite = {"loss": 0, "gradient": 0}
 
     def add(self, step: int, loss: Any, lr: float, norms: Tensor | None, names: Sequence[str]) -> None:
@@ -117,7 +120,8 @@ class StepLog:
             else:
                 self._last_finite["gradient"] = row.step
         if row.loss is not None:
-            if math.isfinite(loss):
+            self.is_finite = math.isfinite(loss)
+            if self.is_finite:
                 self._last_finite["loss"] = row.step
             else:
                 yield NotFinite(row.step, "loss", "", self._last_finite["loss"])

@@ -142,16 +142,27 @@ class Watching:
 
     def close(self) -> None:
         """Let go of everything, and store how the run ended."""
+        is_diverged = False
         if self._hooks is not None:
             self._hooks.remove()
             self.log.flush()
             if self._hooks.num_steps:
-                self._look_for_nan(self._hooks.num_steps)
+                bad = self._look_for_nan(self._hooks.num_steps)
+                is_diverged = "weight" in bad or not self.log.is_finite
             self._attendance.conclude(self._hooks.num_steps)
         steps, measured = [r.step for r in self.readings], [r.measurement for r in self.readings]
-        verdict = run_verdict(type(self.optimizer).__name__, steps, measured)
-        last = self.step_number if self._hooks is None else self._hooks.num_steps
-        self.journal.end(verdict, last, self.budget, num_skipped=self._attendance.num_skipped)
+        method, is_adaptive = type(self.optimizer).__name__, self.reader.is_adaptive
+        last = next((r.verdict.name for r in reversed(self.readings) if r.measurement.has_ratio), "")
+        verdict = run_verdict(
+            method,
+            steps,
+            measured,
+            is_adaptive=is_adaptive,
+            is_diverged=is_diverged,
+            is_growing=last == "unstable",
+        )
+        end = self.step_number if self._hooks is None else self._hooks.num_steps
+        self.journal.end(verdict, end, self.budget, num_skipped=self._attendance.num_skipped)
 
     def _take_in(self, batch: Any) -> None:
         if batch is None:
@@ -159,7 +170,7 @@ class Watching:
         self._batch = batch
         if self.probe is not None and not self.probe.is_complete:
             self.probe.collect(batch)
-        if self.step_number <= 3 or self._due is not None:
+        if len(self._fingerprints) < 2 and (self.step_number <= 3 or self._due is not None):
             self._fingerprints.add(fingerprint(batch))
 
     def _settle(self, batch: Any) -> None:
@@ -213,7 +224,8 @@ class Watching:
         reader, schedule = self.reader, self.schedule
         reader.max_products = schedule.max_products
         reader.has_sharpness, reader.has_plain = schedule.takes("sharpness"), schedule.takes("plain")
-        reading = self.reader.read(captured, data, batch, lrs, is_minibatch=self.is_minibatch)
+        is_same_data = self.probe is not None or not self.is_minibatch
+        reading = reader.read(captured, data, batch, lrs, is_minibatch=self.is_minibatch, is_same_data=is_same_data)
         if self.probe is not None and self.schedule.share == 1 and not self._chance.is_random:
             self.is_minibatch |= not self.reader.is_of(captured)
         self.log.flush()
@@ -265,6 +277,9 @@ class Watching:
                     "before; readings go on with that, from a fresh start."
                 )
 
-    def _look_for_nan(self, step: int) -> None:
-        for found in self._health.look(step, self.params):
+    def _look_for_nan(self, step: int) -> list[str]:
+        """Note what is not finite, and name it."""
+        bad = self._health.look(step, self.params)
+        for found in bad:
             self.log.note(found)
+        return [found.what for found in bad]

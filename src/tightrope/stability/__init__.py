@@ -7,6 +7,7 @@ from .dormant import FLOOR, floored
 from .measurement import Measurement
 from .minibatch import BatchLook, BatchMargin, batch_look, batch_margin, shared_transfer
 from .operator import ratio_operator
+from .persistence import LOSS_GROWN, STEPS_TO_PERSIST, Persistence
 from .probe import REASONS, Probe, measure
 from .recurrence import asymptotic_growth_factor, growth_at_ratio, periodic_growth, recurrence
 from .sizes import size_words
@@ -46,6 +47,9 @@ __all__ = [
     "NUM_EARLY_STEPS",
     "Verdict",
     "verdict",
+    "Persistence",
+    "STEPS_TO_PERSIST",
+    "LOSS_GROWN",
     "RunVerdict",
     "run_verdict",
 ]

@@ -13,6 +13,9 @@ from tightrope.optim import Frozen
 
 FLOOR = 0.1
 """Of the median of P: what lies below counts as dormant."""
+REACHED = 1e-5
+"""Of the largest P: what lies below has hardly ever had a gradient, and the median is of the others. Where dead units
+hold more than half of all coordinates, the median of them all would be eps, and nothing would lie below."""
 
 
 def floored(frozen: Frozen, floor: float = FLOOR) -> tuple[Frozen, int]:
@@ -24,14 +27,16 @@ def floored(frozen: Frozen, floor: float = FLOOR) -> tuple[Frozen, int]:
 
     Args:
         frozen: A linear method with a diagonal P; any other is returned as it is.
-        floor: Share of the median of P over the parameters that move.
+        floor: Share of the median of P over the parameters that move and that gradients have reached.
     Returns:
         The floored method, whose condition says so, and the number of dormant coordinates.
     """
     P, D = frozen.P, frozen.D
     if frozen.status != "linear" or P is None or D is None or P.ndim != 1 or not bool((D > 0).any()):
         return frozen, 0
-    lowest = floor * P[D > 0].median()
+    moving = P[D > 0]
+    reached = moving[moving >= REACHED * moving.max()]
+    lowest = floor * (reached if len(reached) else moving).median()
     is_dormant = (lowest > P) & (D > 0)
     num_dormant = int(is_dormant.sum())
     if num_dormant == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ STAYS = (0.7, 1.5)
 """Within these nine tenths of a plateau's ratios lie if a run is said to stay at its edge."""
 NUM_TO_STAY = 5
 """Measurements a plateau needs for that."""
+LATE_SHARE = 0.2
+"""The last part of a plateau: a run that lies below `STAYS` all through it has left its edge, as where the learning
+rate decays to zero."""
 NUM_EARLY_STEPS = 10
 """Steps during which an adaptive ratio means nothing: P is still near its floor on many coordinates."""
 
@@ -39,8 +43,7 @@ def verdict(measurement: Measurement, step: int, *, is_adaptive: bool = True) ->
     """
     if not measurement.has_ratio:
         return Verdict("undecided", f"No ratio: {measurement.reason}")
-    condition = f" with {measurement.condition}" if measurement.condition else ""
-    number = f"ratio {measurement.ratio:.3g} +- {measurement.residual:.1g}{condition}"
+    number = _number(measurement)
     if is_adaptive and step <= NUM_EARLY_STEPS:
         return Verdict("too early to say", f"{number}, but the preconditioner has seen only {step} gradients.")
     name = _band(*measurement.bounds)
@@ -49,9 +52,20 @@ def verdict(measurement: Measurement, step: int, *, is_adaptive: bool = True) ->
     if name == "at the edge":
         return Verdict(name, f"{number}: curvature and step size are in balance, as in most healthy runs.")
     if name == "unstable":
-        growth = f" {measurement.growth:.3g} times a step" if measurement.growth else ""
-        return Verdict(name, f"{number}: along the sharpest direction the frozen method grows{growth}.")
+        return beyond(measurement)
     return Verdict(name, f"{number}: the bounds reach across a border; more products would decide.")
+
+
+def beyond(measurement: Measurement) -> Verdict:
+    """`unstable`, with what the frozen method grows by."""
+    growth = f" {measurement.growth:.3g} times a step" if measurement.growth else ""
+    words = f"{_number(measurement)}: along the sharpest direction the frozen method grows{growth}."
+    return Verdict("unstable", words)
+
+
+def _number(measurement: Measurement) -> str:
+    condition = f" with {measurement.condition}" if measurement.condition else ""
+    return f"ratio {measurement.ratio:.3g} +- {measurement.residual:.1g}{condition}"
 
 
 def _room(measurement: Measurement) -> str:
@@ -115,6 +129,7 @@ def run_verdict(
     *,
     is_adaptive: bool = True,
     is_diverged: bool = False,
+    is_growing: bool = False,
 ) -> RunVerdict:
     """Did the run reach its edge and stay: judged on the median of the plateau, both ends of its residual.
 
@@ -124,10 +139,13 @@ def run_verdict(
         measurements: In order.
         is_adaptive: Leave out the first steps, while the preconditioner fills up.
         is_diverged: The run ended because its loss left all bounds.
+        is_growing: The run ended in growth that has persisted, see `Persistence`.
     """
     seen = [(step, m) for step, m in zip(steps, measurements, strict=True) if m.has_ratio]
     if is_diverged:
         return RunVerdict("unstable", f"{method} diverged{_last_seen(seen)}.")
+    if is_growing:
+        return RunVerdict("unstable", f"{method} is beyond its edge and grows{_last_seen(seen)}.")
     if not seen:
         why = f": {measurements[-1].reason}" if measurements else "."
         return RunVerdict("undecided", f"{method} was not measured{why}")
@@ -176,10 +194,14 @@ def _plateau_verdict(method: str, first_step: int, late: list[tuple[int, Measure
     low, median, high = (float(q) for q in np.quantile(ratios, [0.05, 0.5, 0.95]))
     residual = float(np.median([m.residual for _, m in plateau]))
     lower, upper = (float(np.median(ends)) for ends in zip(*(m.bounds for _, m in plateau), strict=True))
-    name = _band(lower, upper)
+    name, left = _band(lower, upper), ""
+    if name == "unstable" and not _stays_beyond(late):
+        name = "undecided"
+    if name == "at the edge" and _has_left(plateau):
+        name, left = "stable", f"; {plateau[-1][1].ratio:.2g} at the end"
     numbers = (
         f"over steps {plateau[0][0]} to {last_step} the median ratio is {median:.3f} +- {residual:.1g} "
-        f"({low:.2f} to {high:.2f})"
+        f"({low:.2f} to {high:.2f}){left}"
     )
     stays = len(plateau) >= NUM_TO_STAY and STAYS[0] <= low and high <= STAYS[1]
     words = {
@@ -187,6 +209,24 @@ def _plateau_verdict(method: str, first_step: int, late: list[tuple[int, Measure
         + (f" and stays there: {numbers}." if stays else f"; {numbers}."),
         "stable": f"{method} touched its edge at step {first_step} and fell back below it: {numbers}.",
         "unstable": f"{method} is beyond its edge: {numbers}.",
-        "undecided": f"{method} came near its edge at step {first_step}, on the border of a band: {numbers}.",
+        "undecided": f"{method} came near its edge at step {first_step}, {_doubt(lower)}: {numbers}.",
     }[name]
     return RunVerdict(name, words, first_step, plateau[0][0], last_step, median, low, high, residual, len(plateau))
+
+
+def _has_left(plateau: list[tuple[int, Measurement]]) -> bool:
+    """Whether a run lies well below its edge at the end of its plateau, in more than one measurement."""
+    first, last = plateau[0][0], plateau[-1][0]
+    late = [m for step, m in plateau if step >= last - LATE_SHARE * (last - first)]
+    return len(late) > 1 and all(m.bounds[1] < STAYS[0] for m in late)
+
+
+def _stays_beyond(late: list[tuple[int, Measurement]]) -> bool:
+    """Whether two measurements in a row lie beyond the edge; a single one may be a moment's."""
+    beyond = [m.bounds[0] > EDGE_BAND[1] for _, m in late]
+    return any(both == (True, True) for both in pairwise(beyond))
+
+
+def _doubt(lower: float) -> str:
+    """Why a plateau is undecided."""
+    return "on the border of a band" if lower <= EDGE_BAND[1] else "beyond it for no two measurements in a row"

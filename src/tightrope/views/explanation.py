@@ -26,6 +26,7 @@ class Explanation:
         measurement: The last measurement up to there, as stored; empty where there is none.
         cause: Of the last approach to the edge up to there, as stored; None without one.
         not_finite: What was seen not to be finite up to there, as stored.
+        is_growing: The last measurement with a ratio, or the run's verdict at its end, is `unstable`.
         lines: All of it in words.
     """
 
@@ -34,6 +35,7 @@ class Explanation:
     measurement: dict[str, Any]
     cause: dict[str, Any] | None
     not_finite: tuple[dict[str, Any], ...]
+    is_growing: bool
     lines: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,6 +46,7 @@ class Explanation:
             "measurement": self.measurement,
             "cause": self.cause,
             "not_finite": list(self.not_finite),
+            "is_growing": self.is_growing,
             "lines": list(self.lines),
         }
 
@@ -70,7 +73,11 @@ def explanation(path: str | Path, at: int | None = None) -> Explanation:
     bad = tuple(event for event in seen if event["type"] == "not_finite")
     start = next((event for event in events if event["type"] == "start"), {})
     lines = tuple(_lines(path, step, start, readings, causes, bad))
-    return Explanation(str(path), step, readings[-1] if readings else {}, causes[-1] if causes else None, bad, lines)
+    judged = [event for event in readings if _ordered(event.get("ratio")) > float("-inf")][-1:]
+    judged += [event for event in events if event["type"] == "verdict" and step == last]
+    is_growing = any("unstable" in (event.get("verdict"), event.get("name")) for event in judged)
+    last_cause = causes[-1] if causes else None
+    return Explanation(str(path), step, readings[-1] if readings else {}, last_cause, bad, is_growing, lines)
 
 
 def _lines(
