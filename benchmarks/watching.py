@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +102,12 @@ def held(readings: list[dict[str, Any]], truth: dict[int, float]) -> float:
     return float(np.median([abs(values[i] / truth[step] - 1) for i, step in zip(last, steps, strict=True)]))
 
 
+def restlessness(truth: dict[int, float]) -> float:
+    """Median relative change of the ratio from one step of the truth to the next: what no reading held can do without."""
+    ratios = list(truth.values())
+    return float(np.median([abs(a / b - 1) for a, b in pairwise(ratios)]))
+
+
 def rows(name: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         runs = {budget: watched(name, budget, Path(folder, str(budget))) for budget in BUDGETS}
@@ -111,21 +118,22 @@ def rows(name: str) -> Iterator[str]:
     for budget, (_, end, readings) in runs.items():
         share = readings[0]["probe_share"] if readings else float("nan")
         error = held(readings, truth.ratios) if budget == JUDGED else None
+        moves = "-" if error is None else f"{100 * restlessness(truth.ratios):.1f} %"
         overhead = end["measuring_seconds"] / end["seconds"]
         is_dear, is_rare = overhead > budget + SLACK, len(readings) < NUM_READINGS[budget]
         is_off = error is not None and not error <= MAX_ERROR
         first = readings[0]["step"] if readings else "-"
         yield (
             f"| {name} | {end['step']:,} in {end['seconds']:.0f} s | {100 * budget:g} % | {100 * overhead:.2f} % | "
-            f"{len(readings)} | {first} | {100 * share:.0f} % | {'-' if error is None else f'{100 * error:.1f} %'} | "
+            f"{len(readings)} | {first} | {100 * share:.0f} % | {'-' if error is None else f'{100 * error:.1f} %'} | {moves} | "
             f"{'MISS' if is_dear or is_rare or is_off else 'within'}"
         )
 
 
 def lines() -> Iterator[str]:
     torch.set_num_threads(1)
-    yield "| example | steps | budget | spent | readings | first | of the probe set | error held | |"
-    yield "|---" * 9 + "|"
+    yield "| example | steps | budget | spent | readings | first | of the probe set | error held | moves in 5 steps | |"
+    yield "|---" * 10 + "|"
     for name in EXAMPLES:
         if name == "lora" and importlib.util.find_spec("peft") is None:
             yield "| lora | needs the extra transformers |"
