@@ -103,7 +103,7 @@ def held(readings: list[dict[str, Any]], truth: dict[int, float]) -> float:
 
 
 def restlessness(truth: dict[int, float]) -> float:
-    """Median relative change of the ratio from one step of the truth to the next: what no reading held can do without."""
+    """Median relative change of the true ratio in `STRIDE` steps: what no reading that is held can do without."""
     ratios = list(truth.values())
     return float(np.median([abs(a / b - 1) for a, b in pairwise(ratios)]))
 
@@ -118,16 +118,16 @@ def rows(name: str) -> Iterator[str]:
     for budget, (_, end, readings) in runs.items():
         share = readings[0]["probe_share"] if readings else float("nan")
         error = held(readings, truth.ratios) if budget == JUDGED else None
+        holds = "-" if error is None else f"{100 * error:.1f} %"
         moves = "-" if error is None else f"{100 * restlessness(truth.ratios):.1f} %"
         overhead = end["measuring_seconds"] / end["seconds"]
         is_dear, is_rare = overhead > budget + SLACK, len(readings) < NUM_READINGS[budget]
         is_off = error is not None and not error <= MAX_ERROR
         first = readings[0]["step"] if readings else "-"
-        yield (
-            f"| {name} | {end['step']:,} in {end['seconds']:.0f} s | {100 * budget:g} % | {100 * overhead:.2f} % | "
-            f"{len(readings)} | {first} | {100 * share:.0f} % | {'-' if error is None else f'{100 * error:.1f} %'} | {moves} | "
-            f"{'MISS' if is_dear or is_rare or is_off else 'within'}"
-        )
+        length = f"{end['step']:,} in {end['seconds']:.0f} s"
+        of = [f"{100 * overhead:.2f} %", str(len(readings)), str(first), f"{100 * share:.0f} %", holds, moves]
+        judged = "MISS" if is_dear or is_rare or is_off else "within"
+        yield " | ".join([f"| {name}", length, f"{100 * budget:g} %", *of, judged])
 
 
 def lines() -> Iterator[str]:
