@@ -175,7 +175,8 @@ class Watching:
 
     def _settle(self, batch: Any) -> None:
         """Once there is data and the loop runs evenly: try the model, and say what is watched, and how often."""
-        if self.probe is None and batch is None and self.step_number >= STEPS_TO_SETTLE:
+        has_data = self.probe.batches if self.probe is not None else batch is not None
+        if not has_data and self.step_number >= STEPS_TO_SETTLE:
             raise ConfigError("watch: there must be data to measure on; got none. Give probe=, or step(batch).")
         data = self.probe if self.probe is not None else None if batch is None else ProbeSet([batch])
         if data is None or not data.is_complete or (self.schedule.every is None and self.step_number < STEPS_TO_SETTLE):
@@ -239,7 +240,9 @@ class Watching:
         if not has_acted:
             self.budget.expect("log", self.budget.inside - self._inside)
         self._inside = self.budget.inside
-        self._due = schedule.next(step, is_minibatch=self.is_minibatch, has_probe=self.probe is not None)
+        self._due = None
+        if self.probe is None or self.probe.is_complete:
+            self._due = schedule.next(step, is_minibatch=self.is_minibatch, has_probe=self.probe is not None)
         hooks.wants_step = self._due is not None
         self._next_look = step + (1 if hooks.wants_step else schedule.stride)
 
