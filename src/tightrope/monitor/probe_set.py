@@ -91,7 +91,7 @@ class ProbeSet:
             n = _count(batch)
             if wanted >= n:
                 taken.append((batch, n))
-            elif wanted > 0 and _can_be_cut(batch):
+            elif wanted > 0 and _is_counted(batch):
                 taken.append((rows(batch, slice(0, wanted)), wanted))
             wanted -= n
             if wanted <= 0:
@@ -105,8 +105,8 @@ class ProbeSet:
 
     @property
     def is_counted(self) -> bool:
-        """Whether its size is in examples: those of every batch can be told apart."""
-        return all(tensors(batch) for batch in self.batches)
+        """Whether its size is in examples: those of every batch can be told apart, and cut off."""
+        return all(_is_counted(batch) for batch in self.batches)
 
     def _counted(self, batch: Any) -> int:
         try:
@@ -136,9 +136,28 @@ def micro_batches(batch: Any) -> Any:
 def fingerprint(batch: Any) -> tuple[Any, ...]:
     """A few numbers that tell one batch from another; of what cannot be looked into, which object it is."""
     parts = batch.batches if isinstance(batch, MicroBatches) else [batch]
-    found = [x for part in parts for x in tensors(part) if x.numel()]
+    found = [x.detach() for part in parts for x in tensors(part)]
     objects = tuple(id(part) for part in parts if not tensors(part))
-    return objects + tuple((tuple(x.shape), float(_some(x.detach()).double().sum())) for x in found)
+    return objects + tuple((tuple(x.shape), float(_some(_entries(x)).double().sum())) for x in found if x.numel())
+
+
+@contextmanager
+def batches_kept(batches: Iterable[Any]) -> Iterator[None]:
+    """What is written to the tensors of batches inside is undone.
+
+    Cost:
+        A copy of them while it lasts.
+    """
+    parts = [part for batch in batches for part in (batch.batches if isinstance(batch, MicroBatches) else [batch])]
+    found = {id(x): x for part in parts for x in tensors(part) if not x.is_inference()}  # which nobody writes to
+    kept = [(x, x._version, x.detach().clone()) for x in found.values()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for x, version, before in kept:
+                if x._version != version:
+                    x.copy_(before)
 
 
 @contextmanager
@@ -152,6 +171,11 @@ def generators_kept(probe: Any) -> Iterator[None]:
     finally:
         for generator, state in states:
             generator.set_state(state)
+
+
+def _entries(x: Tensor) -> Tensor:
+    """The numbers that a tensor holds, sparse ones without their places."""
+    return x if x.layout == torch.strided else x._values() if x.is_sparse else x.values()
 
 
 def _some(x: Tensor) -> Tensor:
@@ -198,8 +222,8 @@ def _count(batch: Any) -> int:
         return 0 if is_empty or any(x.numel() == 0 for x in tensors(batch)) else 1
 
 
-def _can_be_cut(batch: Any) -> bool:
+def _is_counted(batch: Any) -> bool:
     try:
-        return num_examples(batch) > 1
+        return num_examples(batch) > 0
     except ShapeError:
         return False
