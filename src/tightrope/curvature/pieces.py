@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tightrope.errors import ShapeError
@@ -60,9 +61,9 @@ def num_examples(batch: Any) -> int:
     """Number of examples of a batch that can be cut.
 
     Raises:
-        ShapeError: it is not made of tensors with one common, positive length.
+        ShapeError: it is not made of dense tensors with one common, positive length.
     """
-    lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors(batch)}
+    lengths = {len(x) if x.ndim and x.layout == torch.strided else 0 for x in tensors(batch)}
     if len(lengths) != 1 or 0 in lengths:
         raise ShapeError(
             "Hessian: to be chunked, a batch must be a tensor, or a tuple, list or dict of tensors with one "

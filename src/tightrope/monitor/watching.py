@@ -157,8 +157,9 @@ class Watching:
                 is_diverged = "weight" in bad or not self.log.is_finite
             self._attendance.conclude(self._hooks.num_steps)
             if self.step_number and not self.readings and not has_failed:
+                n = self._hooks.num_steps
                 self._say(
-                    f"no reading was made in {self._hooks.num_steps:,} steps; a larger budget=, a smaller every= or "
+                    f"no reading was made in {n:,} {'step' if n == 1 else 'steps'}; a larger budget=, a smaller every= or "
                     "fewer examples in probe= would give one."
                 )
         steps, measured = [r.step for r in self.readings], [r.measurement for r in self.readings]
