@@ -78,7 +78,8 @@ def test_a_batch_of_any_kind_reads_as_the_tuple_does(kind, probe):
         if probe == "batches":
             given = [make(*batch) for batch in batches(2, seed=5)]
         found, is_on = trained((make(*batch) for batch in batches(12)), loss_fn, probe=given)
-        assert is_on and found
+        assert is_on
+        assert found
         return found
 
     ours = reading(KINDS[kind], loss_fn)
@@ -118,7 +119,8 @@ def test_examples_that_cannot_be_counted_are_one_line(capsys):
     _, is_on = trained(of("an object"), probe=48)
     [line] = capsys.readouterr().err.splitlines()
     assert "probe=48 needs batches whose examples can be counted; got a Graph" in line
-    assert "unwatched" in line and not is_on
+    assert "unwatched" in line
+    assert not is_on
 
 
 def test_what_cannot_be_counted_is_not_called_one_example(capsys):
@@ -168,6 +170,8 @@ def test_micro_batches_that_are_bare_tensors_are_told_how_to_be_given(capsys):
 
     _, is_on = run(list)
     [line] = capsys.readouterr().err.splitlines()
-    assert "tr.curvature.MicroBatches(batch)" in line and not is_on
+    assert "tr.curvature.MicroBatches(batch)" in line
+    assert not is_on
     found, is_on = run(MicroBatches)
-    assert found and is_on
+    assert found
+    assert is_on

@@ -97,7 +97,8 @@ def test_a_run_too_short_for_its_budget_says_that_nothing_was_read(capsys):
     with watch(model, optimizer, cross_entropy) as watcher:
         steps(model, optimizer, watcher, 5)
     [line] = capsys.readouterr().err.splitlines()
-    assert "no reading was made in 5 steps" in line and "every=" in line
+    assert "no reading was made in 5 steps" in line
+    assert "every=" in line
 
 
 def test_a_run_without_steps_says_nothing(capsys):
@@ -132,5 +133,6 @@ def test_a_directory_that_is_taken_is_told_of_by_the_name_watch_has_for_it(capsy
         watcher = watch(model, optimizer, cross_entropy, run_dir="run")
         watcher.close()
     [line] = capsys.readouterr().err.splitlines()
-    assert "run directory: must be new or empty" in line and "Choose another directory." in line
+    assert "run directory: must be new or empty" in line
+    assert "Choose another directory." in line
     assert "--out" not in line

@@ -149,8 +149,12 @@ class Watcher:
         if self._watching is not None:
             self._watching.go_on()
 
-    def close(self) -> None:
-        """Take every hook away, store how the run ended, and let go of the model. Called again, it does nothing."""
+    def close(self, *, has_failed: bool = False) -> None:
+        """Take every hook away, store how the run ended, and let go of the model. Called again, it does nothing.
+
+        Args:
+            has_failed: It was said already why the watching ends; no word then on a run of which nothing was read.
+        """
         watching, self._watching = self._watching, None
         atexit.unregister(self.close)
         if watching is not None:
@@ -158,7 +162,7 @@ class Watcher:
                 if self._is_inherited:
                     watching.let_go()
                 else:
-                    watching.close(has_failed=self._is_over)
+                    watching.close(has_failed=has_failed or self._is_over)
             self._overhead = watching.budget.overhead
 
     def __enter__(self) -> Watcher:

@@ -159,8 +159,8 @@ class Watching:
             if self.step_number and not self.readings and not has_failed:
                 n = self._hooks.num_steps
                 self._say(
-                    f"no reading was made in {n:,} {'step' if n == 1 else 'steps'}; a larger budget=, a smaller every= or "
-                    "fewer examples in probe= would give one."
+                    f"no reading was made in {n:,} {'step' if n == 1 else 'steps'}; a larger budget=, a smaller every= "
+                    "or fewer examples in probe= would give one."
                 )
         steps, measured = [r.step for r in self.readings], [r.measurement for r in self.readings]
         method, is_adaptive = type(self.optimizer).__name__, self.reader.is_adaptive
