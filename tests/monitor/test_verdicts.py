@@ -70,8 +70,8 @@ def run_verdict():
 
 
 def said(capsys):
-    """The verdicts and causes printed, without the first line."""
-    return [line.removeprefix("tightrope: ") for line in capsys.readouterr().err.splitlines()[1:]]
+    """The verdicts and causes printed, without the first two lines."""
+    return [line.removeprefix("tightrope: ") for line in capsys.readouterr().err.splitlines()[2:]]
 
 
 def judged(*readings, every=5, **more):

@@ -15,7 +15,7 @@ from .layers import LayerShare, layer_shares, participation
 from .loss_curvature import LossCurvature, LossFn, SelfCheck
 from .observation import gradients_set_aside, is_compiled, observing
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
-from .pieces import MicroBatches, num_examples, rows, tensors
+from .pieces import MicroBatches, mapped, num_examples, rows, tensors
 from .precision import autocast_set_aside, working_dtype
 from .products import Hessian
 from .rebuilt import RebuiltHessian
@@ -42,6 +42,7 @@ __all__ = [
     "LossCurvature",
     "MicroBatches",
     "num_examples",
+    "mapped",
     "rows",
     "tensors",
     "Hessian",

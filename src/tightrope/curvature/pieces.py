@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tightrope.errors import ShapeError
@@ -59,9 +61,9 @@ def num_examples(batch: Any) -> int:
     """Number of examples of a batch that can be cut.
 
     Raises:
-        ShapeError: it is not made of tensors with one common, positive length.
+        ShapeError: it is not made of dense tensors with one common, positive length.
     """
-    lengths = {len(tensor) if tensor.ndim else 0 for tensor in tensors(batch)}
+    lengths = {len(x) if x.ndim and x.layout == torch.strided else 0 for x in tensors(batch)}
     if len(lengths) != 1 or 0 in lengths:
         raise ShapeError(
             "Hessian: to be chunked, a batch must be a tensor, or a tuple, list or dict of tensors with one "
@@ -71,11 +73,32 @@ def num_examples(batch: Any) -> int:
 
 
 def tensors(batch: Any) -> list[Tensor]:
-    """Every tensor in nested tuples, lists and dicts."""
+    """Every tensor in nested tuples, lists, mappings and dataclasses."""
     if isinstance(batch, Tensor):
         return [batch]
-    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
-    return [tensor for part in parts for tensor in tensors(part)]
+    return [tensor for part in _parts(batch) for tensor in tensors(part)]
+
+
+def mapped(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The batch, of the type it had, with every tensor in it changed; what has none is handed back as it is."""
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, MutableMapping):
+        found = copy(batch)  # which keeps what else the type has, such as attributes for keys
+        for key, part in batch.items():
+            found[key] = mapped(part, change)
+        return found
+    if isinstance(batch, Mapping):
+        return {key: mapped(part, change) for key, part in batch.items()}
+    if _is_record(batch):
+        found = copy(batch)
+        for field in fields(batch):
+            object.__setattr__(found, field.name, mapped(getattr(batch, field.name), change))
+        return found
+    if not isinstance(batch, list | tuple):
+        return batch
+    parts = [mapped(part, change) for part in batch]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
 
 
 def count(batch: Any) -> int:
@@ -103,14 +126,20 @@ def few(batch: Any, num: int) -> Any:
 
 def rows(batch: Any, wanted: slice) -> Any:
     """The batch with every tensor cut to these rows."""
-    if isinstance(batch, Tensor):
-        return batch[wanted]
-    if isinstance(batch, dict):
-        return {key: rows(part, wanted) for key, part in batch.items()}
-    if not isinstance(batch, list | tuple):
-        return batch
-    parts = [rows(part, wanted) for part in batch]
-    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return mapped(batch, lambda x: x[wanted])
+
+
+def _parts(batch: Any) -> Iterable[Any]:
+    if isinstance(batch, Mapping):
+        return batch.values()
+    if _is_record(batch):
+        return [getattr(batch, field.name) for field in fields(batch)]
+    return batch if isinstance(batch, list | tuple) else ()
+
+
+def _is_record(batch: Any) -> bool:
+    """Whether a batch is made of the fields of a dataclass; micro-batches are several."""
+    return is_dataclass(batch) and not isinstance(batch, type | MicroBatches)
 
 
 def _chunks(batch: Any, chunk_size: int) -> Iterator[tuple[Any, float]]:

@@ -75,10 +75,10 @@ class AcceleratedWatcher:
                 share = 1.0 / self._accelerator.gradient_accumulation_steps
                 self.watcher.step(joined(batches, [share] * len(batches)), weighted(losses, [share] * len(losses)))
 
-    def close(self) -> None:
+    def close(self, *, has_failed: bool = False) -> None:
         """Take every hook away and store how the run ended. Called again, it does nothing."""
         self._batches, self._losses = [], []
-        self.watcher.close()
+        self.watcher.close(has_failed=has_failed)
 
     def __enter__(self) -> AcceleratedWatcher:
         return self

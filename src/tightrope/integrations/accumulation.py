@@ -55,11 +55,11 @@ def on_one_rank(num_ranks: int) -> None:
 
 
 @contextmanager
-def harmless(give_up: Callable[[], None]) -> Iterator[None]:
+def harmless(close: Callable[..., None]) -> Iterator[None]:
     """What goes wrong inside is said in one line, and ends the watching; the trainer goes on."""
     try:
         yield
     except Exception as error:
         words = str(error) if isinstance(error, TightropeError) else f"{type(error).__name__}: {error}"
         say(f"{' '.join(words.split())} The run goes on unwatched.")
-        give_up()
+        close(has_failed=True)

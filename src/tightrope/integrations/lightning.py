@@ -123,11 +123,11 @@ class Watch(Callback):  # type: ignore[misc]
         """The same where training was interrupted."""
         self.close()
 
-    def close(self) -> None:
+    def close(self, *, has_failed: bool = False) -> None:
         """End watching. Called again, it does nothing."""
         self._batches, self._losses = [], []
         if self.watcher is not None:
-            self.watcher.close()
+            self.watcher.close(has_failed=has_failed)
 
 
 class TrainingStep:

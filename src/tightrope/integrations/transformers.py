@@ -128,13 +128,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Take every hook away and store how the run ended."""
         self.close()
 
-    def close(self) -> None:
+    def close(self, *, has_failed: bool = False) -> None:
         """End watching, also where a training was interrupted. Called again, it does nothing."""
         if self._handle is not None:
             self._handle.remove()
         self._handle, self._calls, self._unlogged, self._is_training = None, [], (0.0, 0), False
         if self.watcher is not None:
-            self.watcher.close()
+            self.watcher.close(has_failed=has_failed)
 
     def _see(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         """Keep what the model was called with, if it is to train on it."""

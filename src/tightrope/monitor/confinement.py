@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tightrope.curvature import autocast_set_aside, gradients_set_aside, tensors
 from tightrope.errors import ConfigError, ShapeError
@@ -57,7 +57,7 @@ def on_trial(model: nn.Module, batch: Any) -> Iterator[None]:
     except Exception as error:
         raise ConfigError(
             f"watch: loss_fn must compute the loss of the batches that `step` or `probe` give; on {_words(batch)} it "
-            f"raised {type(error).__name__}: {str(error).rstrip('.')}."
+            f"raised {type(error).__name__}: {str(error).rstrip('.')}.{_hint(batch)}"
         ) from error
     finally:
         moved = [(w, before) for w, version, before in kept if w._version != version]
@@ -67,6 +67,13 @@ def on_trial(model: nn.Module, batch: Any) -> Iterator[None]:
                     w.copy_(before)
     if moved:
         raise changes_the_run("something that writes to the weights")
+
+
+def _hint(batch: Any) -> str:
+    """A list of tensors is taken for one batch, which it may not be."""
+    if not isinstance(batch, list) or not all(isinstance(part, Tensor) for part in batch):
+        return ""
+    return " If each tensor is a batch, give tr.curvature.MicroBatches(batch)."
 
 
 def _words(batch: Any) -> str:

@@ -169,6 +169,8 @@ def _edge(frozen: Frozen) -> str:
 
 def _examples(used: int, data: ProbeSet, *, is_kept: bool) -> str:
     kept = f"({size_words(data.num_bytes)} kept)" if is_kept else "of its step's own batch"
+    if not data.is_counted:
+        return f"all {used:,} batches kept" if is_kept else "its step's own batch"
     if used == data.size:
         return f"all {used:,} examples {kept}"
     caution = ", so few that they tend to overstate the sharpness" if used < FEW else ""

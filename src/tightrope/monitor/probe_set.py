@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tightrope.curvature import MicroBatches, num_examples, rows, tensors
+from tightrope.curvature import MicroBatches, mapped, num_examples, rows, tensors
 from tightrope.errors import ConfigError, ShapeError
 
 MAX_BATCHES = 256
-"""Batches taken from an iterable; an endless one ends here."""
+"""Batches taken from an iterable, or collected; an endless one ends here."""
+NUM_NOTED = 64
+"""Numbers of each tensor that tell one batch from another."""
 
 
 class ProbeSet:
@@ -68,12 +71,16 @@ class ProbeSet:
     def collect(self, batch: Any) -> None:
         """Keep examples of a batch that is trained on, until there are as many as were asked for.
 
+        Or until there are no others: the first batch comes again, or `MAX_BATCHES` have come.
+
         Raises:
-            ShapeError: the batch cannot be cut into examples.
+            ConfigError: the batch cannot be cut into examples.
         """
         for part in batch.batches if isinstance(batch, MicroBatches) else [batch]:
+            if len(self.batches) == MAX_BATCHES or (self.batches and _is_same(part, self.batches[0])):
+                self.num_wanted = 0
             if self.num_wanted:
-                n = min(self.num_wanted, num_examples(part))
+                n = min(self.num_wanted, self._counted(part))
                 self.batches.append(_kept(rows(part, slice(0, n))))
                 self.num_wanted -= n
 
@@ -84,7 +91,7 @@ class ProbeSet:
             n = _count(batch)
             if wanted >= n:
                 taken.append((batch, n))
-            elif wanted > 0 and _can_be_cut(batch):
+            elif wanted > 0 and _is_counted(batch):
                 taken.append((rows(batch, slice(0, wanted)), wanted))
             wanted -= n
             if wanted <= 0:
@@ -95,6 +102,20 @@ class ProbeSet:
             return moved[0]
         total = sum(n for _, n in taken)
         return MicroBatches(moved, [n / total for _, n in taken])
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether its size is in examples: those of every batch can be told apart, and cut off."""
+        return all(_is_counted(batch) for batch in self.batches)
+
+    def _counted(self, batch: Any) -> int:
+        try:
+            return num_examples(batch)
+        except ShapeError as error:
+            raise ConfigError(
+                f"watch: probe={self.num_wanted} needs batches whose examples can be counted; got a "
+                f"{type(batch).__name__} that is not made of tensors of one length. Give probe=[batch, ...]."
+            ) from error
 
 
 def is_batch(value: Any) -> bool:
@@ -113,10 +134,30 @@ def micro_batches(batch: Any) -> Any:
 
 
 def fingerprint(batch: Any) -> tuple[Any, ...]:
-    """A few numbers that tell one batch from another."""
+    """A few numbers that tell one batch from another; of what cannot be looked into, which object it is."""
     parts = batch.batches if isinstance(batch, MicroBatches) else [batch]
-    found = [x for part in parts for x in tensors(part) if x.numel()]
-    return tuple((tuple(x.shape), float(x.detach().reshape(-1)[:64].double().sum())) for x in found)
+    found = [x.detach() for part in parts for x in tensors(part)]
+    objects = tuple(id(part) for part in parts if not tensors(part))
+    return objects + tuple((tuple(x.shape), float(_some(_entries(x)).double().sum())) for x in found if x.numel())
+
+
+@contextmanager
+def batches_kept(batches: Iterable[Any]) -> Iterator[None]:
+    """What is written to the tensors of batches inside is undone.
+
+    Cost:
+        A copy of them while it lasts.
+    """
+    parts = [part for batch in batches for part in (batch.batches if isinstance(batch, MicroBatches) else [batch])]
+    found = {id(x): x for part in parts for x in tensors(part) if not x.is_inference()}  # which nobody writes to
+    kept = [(x, x._version, x.detach().clone()) for x in found.values()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for x, version, before in kept:
+                if x._version != version:
+                    x.copy_(before)
 
 
 @contextmanager
@@ -132,6 +173,23 @@ def generators_kept(probe: Any) -> Iterator[None]:
             generator.set_state(state)
 
 
+def _entries(x: Tensor) -> Tensor:
+    """The numbers that a tensor holds, sparse ones without their places."""
+    return x if x.layout == torch.strided else x._values() if x.is_sparse else x.values()
+
+
+def _some(x: Tensor) -> Tensor:
+    """Entries from all over a tensor: the first of every image may be those of its border."""
+    ratio = (5**0.5 - 1) / 2  # its multiples, modulo 1, lie evenly and fall in step with no shape
+    places = torch.arange(NUM_NOTED, dtype=torch.float64, device="cpu") * ratio % 1 * x.numel()
+    return x.reshape(-1)[places.long().to(x.device)]
+
+
+def _is_same(batch: Any, kept: Any) -> bool:
+    both = tensors(batch), tensors(kept)
+    return len(both[0]) == len(both[1]) > 0 and all(torch.equal(x.cpu(), y) for x, y in zip(*both, strict=True))
+
+
 def _first(batches: Iterable[Any]) -> list[Any]:
     try:
         return [batch for batch, _ in zip(batches, range(MAX_BATCHES), strict=False)]
@@ -144,22 +202,16 @@ def _first(batches: Iterable[Any]) -> list[Any]:
 
 def _kept(batch: Any) -> Any:
     """A copy of the batch on the CPU, which later changes of the original leave alone."""
-    return _mapped(batch, lambda x: x.detach().to("cpu", copy=True))
+    if tensors(batch) or isinstance(batch, list | tuple | Mapping):
+        return mapped(batch, lambda x: x.detach().to("cpu", copy=True))
+    found = deepcopy(batch)
+    return found.to("cpu") if hasattr(found, "to") else found
 
 
 def _moved(batch: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
-    return _mapped(batch, lambda x: x.to(device, dtype if dtype and x.is_floating_point() else x.dtype))
-
-
-def _mapped(batch: Any, change: Any) -> Any:
-    if isinstance(batch, Tensor):
-        return change(batch)
-    if isinstance(batch, Mapping):
-        return {key: _mapped(part, change) for key, part in batch.items()}
-    if isinstance(batch, list | tuple):
-        parts = [_mapped(part, change) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
+    if not tensors(batch) and hasattr(batch, "to"):  # an object that knows how to move itself
+        return copy(batch).to(device)
+    return mapped(batch, lambda x: x.to(device, dtype if dtype and x.is_floating_point() else x.dtype))
 
 
 def _count(batch: Any) -> int:
@@ -170,8 +222,8 @@ def _count(batch: Any) -> int:
         return 0 if is_empty or any(x.numel() == 0 for x in tensors(batch)) else 1
 
 
-def _can_be_cut(batch: Any) -> bool:
+def _is_counted(batch: Any) -> bool:
     try:
-        return num_examples(batch) > 1
+        return num_examples(batch) > 0
     except ShapeError:
         return False

@@ -192,7 +192,7 @@ class Reader:
         return Reading(
             step=captured.step,
             measurement=m,
-            verdict=_minibatch_words(said) if is_minibatch else said,
+            verdict=_minibatch_words(said) if is_minibatch and m.has_ratio else said,
             plain_ratio=plain_ratio,
             num_dormant=num_dormant,
             lr=captured.frozen.groups[0].lr if captured.frozen.groups else float("nan"),

@@ -102,6 +102,7 @@ class Watcher:
         self._overhead = 0.0
         self._is_paused = self._is_over = False
         self._failures: dict[str, int] = {}
+        self._process = os.getpid()
 
     @property
     def is_on(self) -> bool:
@@ -123,7 +124,9 @@ class Watcher:
         """
         if self._is_over:
             self.close()
-        if self._watching is not None and not self._is_paused and self._watching.is_told():
+        if self._watching is None or self._is_paused or self._is_inherited:
+            return
+        if self._watching.is_told():
             with self._guarded("step"):
                 self._watching.step(batch, loss)
 
@@ -146,13 +149,20 @@ class Watcher:
         if self._watching is not None:
             self._watching.go_on()
 
-    def close(self) -> None:
-        """Take every hook away, store how the run ended, and let go of the model. Called again, it does nothing."""
+    def close(self, *, has_failed: bool = False) -> None:
+        """Take every hook away, store how the run ended, and let go of the model. Called again, it does nothing.
+
+        Args:
+            has_failed: It was said already why the watching ends; no word then on a run of which nothing was read.
+        """
         watching, self._watching = self._watching, None
         atexit.unregister(self.close)
         if watching is not None:
             with watching.budget.visit(), self._reported("close"):
-                watching.close()
+                if self._is_inherited:
+                    watching.let_go()
+                else:
+                    watching.close(has_failed=has_failed or self._is_over)
             self._overhead = watching.budget.overhead
 
     def __enter__(self) -> Watcher:
@@ -170,6 +180,11 @@ class Watcher:
             self.run_dir = self._watching.journal.path
             atexit.register(self.close)
 
+    @property
+    def _is_inherited(self) -> bool:
+        """Whether this is the copy of a process that forked: the run is the other's, and so is its directory."""
+        return os.getpid() != self._process
+
     @contextmanager
     def _guarded(self, where: str) -> Iterator[None]:
         """What happens inside counts as spent; what goes wrong is told once, and again and again switches it off."""
@@ -178,7 +193,7 @@ class Watcher:
             yield
 
     def _looks_at(self, step: int) -> bool:
-        if self._watching is None or self._is_paused or self._is_over:
+        if self._watching is None or self._is_paused or self._is_over or self._is_inherited:
             return False
         return self._watching.looks_at(step)
 
@@ -197,10 +212,9 @@ class Watcher:
         is_over = isinstance(error, ConfigError) or where in ("watch", "close") or times >= MAX_FAILURES
         if times == 1 or is_over:
             say(f"{words} {'The run goes on unwatched.' if is_over else 'The run goes on.'}")
-        if is_over and where in (BEFORE, AFTER):
-            self._is_over = True  # a hook cannot be taken away while torch goes through the hooks
-        elif is_over and self._watching is not None:
-            self.close()
+        self._is_over |= is_over
+        if is_over and where not in (BEFORE, AFTER) and self._watching is not None:
+            self.close()  # a hook cannot be taken away while torch goes through the hooks
 
 
 class Pause:

@@ -22,7 +22,7 @@ from .confinement import confined, on_trial
 from .health import Health
 from .hooks import Captured, Guard, StepHooks, moved, place_words, placed
 from .journal import Journal
-from .probe_set import ProbeSet, fingerprint, generators_kept, micro_batches
+from .probe_set import ProbeSet, batches_kept, fingerprint, generators_kept, micro_batches
 from .reading import Reader, Reading
 from .schedule import MOST_PRODUCTS, Schedule, tried
 from .sinks import Sink
@@ -137,11 +137,17 @@ class Watching:
             raise ConfigError("measure: there must be data to measure on; got none yet. Give a batch.")
         self._follow()
         self.reader.probe.max_products = MOST_PRODUCTS
-        with self._evaluating():
-            return self.reader.probe.measure(self.optimizer, self._data(batch))
+        data = self._data(batch)
+        with self._evaluating(data):
+            return self.reader.probe.measure(self.optimizer, data)
 
-    def close(self) -> None:
-        """Let go of everything, and store how the run ended."""
+    def let_go(self) -> None:
+        """Take the hooks away, and leave what is stored to another."""
+        if self._hooks is not None:
+            self._hooks.remove()
+
+    def close(self, *, has_failed: bool = False) -> None:
+        """Let go of everything, and store how the run ended; a word on it if nothing was read and nobody knows why."""
         is_diverged = False
         if self._hooks is not None:
             self._hooks.remove()
@@ -150,6 +156,12 @@ class Watching:
                 bad = self._look_for_nan(self._hooks.num_steps)
                 is_diverged = "weight" in bad or not self.log.is_finite
             self._attendance.conclude(self._hooks.num_steps)
+            if self.step_number and not self.readings and not has_failed:
+                n = self._hooks.num_steps
+                self._say(
+                    f"no reading was made in {n:,} {'step' if n == 1 else 'steps'}; a larger budget=, a smaller every= "
+                    "or fewer examples in probe= would give one."
+                )
         steps, measured = [r.step for r in self.readings], [r.measurement for r in self.readings]
         method, is_adaptive = type(self.optimizer).__name__, self.reader.is_adaptive
         last = next((r.verdict.name for r in reversed(self.readings) if r.measurement.has_ratio), "")
@@ -175,13 +187,14 @@ class Watching:
 
     def _settle(self, batch: Any) -> None:
         """Once there is data and the loop runs evenly: try the model, and say what is watched, and how often."""
-        if self.probe is None and batch is None and self.step_number >= STEPS_TO_SETTLE:
+        has_data = self.probe.batches if self.probe is not None else batch is not None
+        if not has_data and self.step_number >= STEPS_TO_SETTLE:
             raise ConfigError("watch: there must be data to measure on; got none. Give probe=, or step(batch).")
         data = self.probe if self.probe is not None else None if batch is None else ProbeSet([batch])
         if data is None or not data.is_complete or (self.schedule.every is None and self.step_number < STEPS_TO_SETTLE):
             return
         self._follow()
-        with self._evaluating(), on_trial(self.model, data.batches[0]):
+        with self._evaluating(*data.batches), on_trial(self.model, data.batches[0]):
             batch_size = None if batch is None else ProbeSet([batch]).size
             trial = tried(self.model, self.loss_fn, data, self.params, batch_size)
             self.schedule.settle(trial, data.size, batch_size)
@@ -207,8 +220,8 @@ class Watching:
         if captured.place != self._place:  # the step is one of weights that are no longer there
             return
         self._look_for_nan(captured.step)
-        with self._evaluating():
-            data = self._data(batch)
+        data = self._data(batch)
+        with self._evaluating(data, batch):
             if kind == "reading":
                 reading = self._read(captured, data, batch)
                 num_products = reading.measurement.num_products // (1 + self.reader.has_sharpness)
@@ -239,7 +252,9 @@ class Watching:
         if not has_acted:
             self.budget.expect("log", self.budget.inside - self._inside)
         self._inside = self.budget.inside
-        self._due = schedule.next(step, is_minibatch=self.is_minibatch, has_probe=self.probe is not None)
+        self._due = None
+        if self.probe is None or self.probe.is_complete:
+            self._due = schedule.next(step, is_minibatch=self.is_minibatch, has_probe=self.probe is not None)
         hooks.wants_step = self._due is not None
         self._next_look = step + (1 if hooks.wants_step else schedule.stride)
 
@@ -253,10 +268,10 @@ class Watching:
         return self._chance.spread_over(data)
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def _evaluating(self, *batches: Any) -> Iterator[None]:
         """Inside, loss_fn can do nothing to the run, and draws the random numbers of every other reading."""
         assert self._hooks is not None
-        with confined(self.model, self._hooks), self._chance.same():
+        with confined(self.model, self._hooks), batches_kept(batches), self._chance.same():
             yield
 
     def _follow(self) -> None:

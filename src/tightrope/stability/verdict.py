@@ -70,6 +70,8 @@ def _number(measurement: Measurement) -> str:
 
 def _room(measurement: Measurement) -> str:
     """What a ratio below the edge leaves; negative curvature is told apart, it is not the edge."""
+    if measurement.threshold == float("inf"):
+        return "the learning rate is 0, so nothing moves"
     if measurement.ratio >= 0 and measurement.condition:
         return "short of the edge"  # how far the curvature could grow depends on what the condition holds fixed
     if measurement.ratio > 0:

@@ -48,7 +48,7 @@ def claim(folder: Path, name: str) -> Path:
             number += 1
         except OSError as error:
             raise StoreError(
-                f"run directory: {path} must be writable; {error.strerror or error}. Choose another --out."
+                f"run directory: {path} must be writable; {error.strerror or error}. Choose another directory."
             ) from error
 
 

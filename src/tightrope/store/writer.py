@@ -43,7 +43,7 @@ class RunWriter:
         Raises:
             StoreError: the directory holds something already, or cannot be written.
         """
-        with _explained(path, "Choose another --out."):
+        with _explained(path, "Choose another directory."):
             path.mkdir(parents=True, exist_ok=True)
             _check_blank(path)
             writer = cls(path)
@@ -160,7 +160,7 @@ def _check_blank(path: Path) -> None:
     events = path / EVENTS
     others = {entry.name for entry in path.iterdir()} - {EVENTS, f"{CONFIG}.tmp"}
     if others or (events.exists() and events.stat().st_size):
-        raise StoreError(f"run directory: must be new or empty; {path} holds files. Choose another --out.")
+        raise StoreError(f"run directory: must be new or empty; {path} holds files. Choose another directory.")
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

@@ -109,11 +109,12 @@ def _details(reading: dict[str, Any], readings: list[dict[str, Any]]) -> Iterato
     """What stands beside the ratio, as far as it was stored; what not every reading takes, from the last that did."""
     sharp = _last_with("sharpness", readings)
     sharpness = plus_minus(sharp.get("sharpness"), sharp.get("sharpness_residual"))
-    yield (
-        f"Sharpness {sharpness}{_when(sharp, reading)}, threshold {number(reading.get('threshold'))}, held by about "
-        f"{number(reading.get('participation'))} coordinates; {reading.get('route', '')}, "
-        f"{plural(int(as_float(reading.get('num_products', 0))), 'product')}."
-    )
+    if sharp is reading or math.isfinite(as_float(reading.get("ratio"))):
+        yield (
+            f"Sharpness {sharpness}{_when(sharp, reading)}, threshold {number(reading.get('threshold'))}, held by "
+            f"about {number(reading.get('participation'))} coordinates; {reading.get('route', '')}, "
+            f"{plural(int(as_float(reading.get('num_products', 0))), 'product')}."
+        )
     layers = [f"{layer['name']} {layer['share']:.0%}" for layer in reading.get("layers") or ()][:MOST_LAYERS]
     if layers:
         yield f"The sharpest direction lies in {', '.join(layers)}."
