@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tightrope.monitor import watch
+from tightrope.monitor.attendance import MAX_IDLE
 from tightrope.store import read_events
 from tightrope.views import explanation
 
@@ -136,3 +137,14 @@ def test_a_directory_that_is_taken_is_told_of_by_the_name_watch_has_for_it(capsy
     assert "run directory: must be new or empty" in line
     assert "Choose another directory." in line
     assert "--out" not in line
+
+
+def test_a_loop_that_went_on_with_another_optimizer_is_told_so_while_it_runs(capsys):
+    model, optimizer = made()
+    watcher = watch(model, optimizer, cross_entropy, every=3, run_dir="run")
+    steps(model, torch.optim.SGD(model.parameters(), lr=0.1), watcher, MAX_IDLE - 1)
+    assert "in a row" not in capsys.readouterr().err
+    steps(model, torch.optim.SGD(model.parameters(), lr=0.1), watcher, 20)
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"called {MAX_IDLE} times in a row without one. If the optimizer was replaced" in line
+    watcher.close()

@@ -137,6 +137,7 @@ def test_a_loss_that_grew_tenfold_needs_no_wait_where_the_data_are_the_same():
     assert judged((0.9, 1.0), (0.8, 1.0), (1.3, 11.0))[-1] == "unstable"
     assert judged((0.9, 1.0), (0.8, 1.0), (1.3, 9.0))[-1] == "undecided"
     assert judged((0.9, 1.0), (0.8, 1.0), (1.3, 11.0), is_same_data=False)[-1] == "undecided"
+    assert judged((0.9, 1.0), (0.8, 1.0), (1.3, 101.0), is_same_data=False)[-1] == "unstable"
     assert judged((0.8, 1.0), (0.95, 11.0))[-1] == "at the edge"
     assert judged((0.8, 1.0), (1.1, 2.0), (1.1, 11.0))[-1] == "unstable"
     assert judged((1.3, 1.0), (1.3, 11.0)) == ["undecided", "unstable"]

@@ -7,6 +7,8 @@ from collections.abc import Callable
 CALL = "step: call watcher.step(batch, loss) once after every optimizer.step()"
 MAX_UNTOLD = 100
 """Steps of the optimizer that the loop may leave untold before it is reminded."""
+MAX_IDLE = 100
+"""Calls in a row without a step before the loop is told: a gradient scaler skips a few at most."""
 
 
 class Attendance:
@@ -18,13 +20,21 @@ class Attendance:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self.num_skipped, self._num_told, self._last, self._is_reminded = 0, 0, 0, False
+        self.num_skipped, self._num_idle = 0, 0
+        self._num_told, self._last, self._is_reminded = 0, 0, False
 
     def is_news(self, num_steps: int) -> bool:
         """Take in a call of the loop after so many steps; whether there was a step since the last."""
         if num_steps == self._last:
             self.num_skipped += 1
+            self._num_idle += 1
+            if self._num_idle == MAX_IDLE:
+                self._say(
+                    f"{CALL}; it was called {MAX_IDLE} times in a row without one. If the optimizer was "
+                    "replaced, watch the one that steps now."
+                )
             return False
+        self._num_idle = 0
         self._last = num_steps
         self._num_told += 1
         return True

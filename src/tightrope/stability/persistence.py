@@ -9,8 +9,9 @@ from .verdict import Verdict, beyond
 
 STEPS_TO_PERSIST = 10
 """Steps beyond the band of the edge, reading after reading: a run that its own curvature throws back stays fewer."""
-LOSS_GROWN = 10.0
-"""Times the loss of the last reading whose ratio was not above 1, or of the first: growth, also inside the band."""
+LOSS_GROWN, LOSS_GROWN_ELSEWHERE = 10.0, 100.0
+"""Times the loss of the last reading whose ratio was not above 1, or of the first: growth, also inside the band. Where
+readings are of different batches their losses differ anyway, but not so much."""
 
 
 class Persistence:
@@ -31,11 +32,11 @@ class Persistence:
             said: What the measurement supports by itself.
             measurement: Of this step.
             step: Later than that of the reading before.
-            is_same_data: Whether every reading is of the same data, so that their losses can be compared.
+            is_same_data: Whether every reading is of the same data, so that their losses can be compared closely.
         Returns:
             `unstable` where the ratio has been beyond the band of the edge in every reading of ten steps or more, or is
-            above 1 while the loss has grown tenfold since the last reading of which that was not so, or the first;
-            `undecided` where it is beyond the band for less long than that; else `said`.
+            above 1 while the loss has grown tenfold, on other data a hundredfold, since the last reading of which that
+            was not so, or the first; `undecided` where it is beyond the band for less long than that; else `said`.
         """
         m = measurement
         if not m.has_ratio:
@@ -46,7 +47,7 @@ class Persistence:
         is_beyond = said.name == "unstable"
         self._since = (self._since or step) if is_beyond else None
         self._loss = m.loss if self._loss != self._loss else self._loss  # a run may begin above its edge
-        if is_same_data and m.loss > LOSS_GROWN * self._loss > 0:
+        if m.loss > (LOSS_GROWN if is_same_data else LOSS_GROWN_ELSEWHERE) * self._loss > 0:
             return _with(m, f"The loss has grown {m.loss / self._loss:.3g} times while the ratio was above 1.")
         if not is_beyond:
             return said
