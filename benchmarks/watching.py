@@ -108,32 +108,46 @@ def restlessness(truth: dict[int, float]) -> float:
     return float(np.median([abs(a / b - 1) for a, b in pairwise(ratios)]))
 
 
+def needed(truth: dict[int, float]) -> int:
+    """Steps from one reading to the next at which what is held is wrong by `MAX_ERROR` in the median."""
+    ratios = np.array(list(truth.values()))
+    every = 1
+    while every < len(ratios):
+        last = ratios[np.arange(len(ratios)) // (every + 1) * (every + 1)]
+        if np.median(np.abs(last / ratios - 1)) > MAX_ERROR:
+            break
+        every += 1
+    return STRIDE * every
+
+
 def rows(name: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         runs = {budget: watched(name, budget, Path(folder, str(budget))) for budget in BUDGETS}
     _, _, readings = runs[JUDGED]
     truth = Truth(readings[0]["probe_share"])
     loss = trained(name, watch=truth.watch)
+    true = {step: ratio for step, ratio in truth.ratios.items() if step >= readings[0]["step"]}
     assert all(loss == watched_loss for watched_loss, _, _ in runs.values()), "the runs are not the same run"
     for budget, (_, end, readings) in runs.items():
         share = readings[0]["probe_share"] if readings else float("nan")
-        error = held(readings, truth.ratios) if budget == JUDGED else None
-        holds = "-" if error is None else f"{100 * error:.1f} %"
-        moves = "-" if error is None else f"{100 * restlessness(truth.ratios):.1f} %"
+        error, columns = None, ["-", "-", "-"]
+        if budget == JUDGED:
+            error = held(readings, true)
+            columns = [f"{100 * error:.1f} %", f"{100 * restlessness(true):.1f} %", f"{needed(true)} steps"]
         overhead = end["measuring_seconds"] / end["seconds"]
         is_dear, is_rare = overhead > budget + SLACK, len(readings) < NUM_READINGS[budget]
         is_off = error is not None and not error <= MAX_ERROR
         first = readings[0]["step"] if readings else "-"
         length = f"{end['step']:,} in {end['seconds']:.0f} s"
-        of = [f"{100 * overhead:.2f} %", str(len(readings)), str(first), f"{100 * share:.0f} %", holds, moves]
+        of = [f"{100 * overhead:.2f} %", str(len(readings)), str(first), f"{100 * share:.0f} %", *columns]
         judged = "MISS" if is_dear or is_rare or is_off else "within"
         yield " | ".join([f"| {name}", length, f"{100 * budget:g} %", *of, judged])
 
 
 def lines() -> Iterator[str]:
     torch.set_num_threads(1)
-    yield "| example | steps | budget | spent | readings | first | of the probe set | error held | moves in 5 steps | |"
-    yield "|---" * 10 + "|"
+    yield "| example | steps | budget | spent | readings | first | of set | error held | in 5 steps | 10 % asks | |"
+    yield "|---" * 11 + "|"
     for name in EXAMPLES:
         if name == "lora" and importlib.util.find_spec("peft") is None:
             yield "| lora | needs the extra transformers |"
