@@ -1,0 +1,76 @@
+"""The table of what the studies found, written into a page of the documentation between two marks."""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tightrope.errors import ConfigError
+from tightrope.store import replace_file
+from tightrope.studies import Judgement
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def write_table(page: Path, found: Sequence[Judgement]) -> None:
+    """Replace what stands between the two marks of a page by what was found now; the rest of it stays.
+
+    Raises:
+        ConfigError: there is no such page, it has no such marks, or it cannot be written.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+        if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+            raise ConfigError(f"--into: {page} must hold the lines {BEGIN} and {END} once each, in this order.")
+        before, after = text.split(BEGIN)[0], text.split(END)[1]
+        replace_file(page, f"{before}{BEGIN}\n{table(found)}\n{END}{after}".encode())
+    except OSError as error:
+        raise ConfigError(f"--into: {page} must be a page that can be rewritten; {error.strerror}.") from error
+
+
+def table(found: Sequence[Judgement]) -> str:
+    """Studies with their results and costs, then every finding, in Markdown."""
+    lines = [f"Measured {time.strftime('%Y-%m-%d')} on {machine()}; {_environment(found)}.", ""]
+    lines += ["| study | figure | scale | result | runs | core seconds | measuring |", "|---|---|---|---|---|---|---|"]
+    lines += [_study_row(judgement) for judgement in found]
+    total, measuring = sum(each.seconds for each in found), sum(each.measuring_seconds for each in found)
+    share = f"{measuring / total:.0%}" if total else "-"
+    lines += [f"| together | | | | {sum(each.num_runs for each in found)} | {total:.0f} | {share} |", ""]
+    lines += ["| study | claim | number | must be | result | why |", "|---|---|---|---|---|---|"]
+    for judgement in found:
+        for finding in judgement.findings:
+            cells = (finding.claim, finding.number, finding.band, finding.result, finding.why)
+            lines.append(_row(judgement.study.name, *cells))
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """The processor, as the system names it."""
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def _environment(found: Sequence[Judgement]) -> str:
+    values: dict[str, list[str]] = {}
+    for judgement in found:
+        for name, its in judgement.environment.items():
+            values[name] = list(dict.fromkeys([*values.get(name, []), *its]))
+    return ", ".join(f"{name} {' and '.join(its)}" for name, its in values.items()) or "no runs"
+
+
+def _study_row(judgement: Judgement) -> str:
+    share = "-" if judgement.measuring_share is None else f"{judgement.measuring_share:.0%}"
+    runs = f"{judgement.num_done} of {judgement.num_runs}" if judgement.num_runs else "exact"
+    scale = judgement.scale if judgement.num_runs else "any"
+    study = judgement.study
+    return _row(study.name, study.figure, scale, judgement.result, runs, f"{judgement.seconds:.0f}", share)
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
