@@ -15,17 +15,29 @@ from tightrope.studies import Judgement
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
+def around_the_table(page: Path) -> tuple[str, str]:
+    """What stands before and after the table of a page.
+
+    Raises:
+        ConfigError: there is no such page, or it has not one place for the table.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--into: {page} must be a page that can be rewritten; {error.strerror}.") from error
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ConfigError(f"--into: {page} must hold the lines {BEGIN} and {END} once each, in this order.")
+    return text.split(BEGIN)[0], text.split(END)[1]
+
+
 def write_table(page: Path, found: Sequence[Judgement]) -> None:
     """Replace what stands between the two marks of a page by what was found now; the rest of it stays.
 
     Raises:
-        ConfigError: there is no such page, it has no such marks, or it cannot be written.
+        ConfigError: as `around_the_table`, or it cannot be written.
     """
+    before, after = around_the_table(page)
     try:
-        text = page.read_text(encoding="utf-8")
-        if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-            raise ConfigError(f"--into: {page} must hold the lines {BEGIN} and {END} once each, in this order.")
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
         replace_file(page, f"{before}{BEGIN}\n{table(found)}\n{END}{after}".encode())
     except OSError as error:
         raise ConfigError(f"--into: {page} must be a page that can be rewritten; {error.strerror}.") from error

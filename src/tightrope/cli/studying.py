@@ -30,7 +30,7 @@ from tightrope.studies import (
 )
 
 from .output import print_table, say
-from .reproduction import write_table
+from .reproduction import around_the_table, write_table
 
 LISTED = {"name": "name", "figure": "figure", "title": "what it shows", "runs": "runs", "scales": "scales"}
 FOUND = {"study": "study", "claim": "claim", "number": "number", "band": "must be", "result": "result", "why": "why"}
@@ -86,6 +86,8 @@ def check_studies(
     Raises:
         ConfigError, StoreError: as for `run_studies`, or the page to write into has no place for the table.
     """
+    if into is not None:
+        around_the_table(into)  # before minutes go into what could not be written
     found = [judge(study, scale, StudyFolder(out), settings) for study in _asked(names, scale)]
     if as_json:
         say(json.dumps([judgement.to_dict() for judgement in found], indent=1))

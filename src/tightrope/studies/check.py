@@ -14,6 +14,8 @@ from tightrope.store import RunRecord
 
 Band = tuple[float, float]
 Result = Literal["PASS", "MISS", "UNDECIDED"]
+NUM_FOR_A_PLATEAU = 5
+"""Measurements below which a median says too little to decide on."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,10 @@ def plateau_finding(claim: str, outcome: Outcome, band: Band) -> Finding:
         f"median of {verdict['num_measurements']} over steps {verdict['plateau_start']} to "
         f"{verdict['plateau_stop']}, {verdict['low']:.2f} to {verdict['high']:.2f}"
     )
-    return Finding(claim, f"{value:.3f} +- {residual:.1g}", words, decide(value, residual, band), why)
+    number = f"{value:.3f} +- {residual:.1g}"
+    if verdict["num_measurements"] < NUM_FOR_A_PLATEAU:
+        return Finding(claim, number, words, "UNDECIDED", f"{why}: fewer than {NUM_FOR_A_PLATEAU} measurements")
+    return Finding(claim, number, words, decide(value, residual, band), why)
 
 
 def stays_short(record: RunRecord) -> bool:

@@ -9,7 +9,7 @@ from .adaptive import chebyshev_run
 THREE = (
     ("Gradient descent", "gd", (0.2, 0.3, 0.45, 0.67, 1.0)),
     ("Heavy ball", "heavyball", (0.05, 0.066, 0.087, 0.114, 0.15)),
-    ("Nesterov", "nesterov", (0.04, 0.053, 0.069, 0.091, 0.12)),
+    ("Nesterov", "nesterov", (0.0316, 0.0422, 0.0562, 0.075, 0.1)),
 )
 """Label, method with beta1 = 0.9 in standard form, and five rates, evenly spaced on a logarithmic axis."""
 
