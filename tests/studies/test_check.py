@@ -111,6 +111,7 @@ def above(series, share, residual=0.0):
         (above("gd", 0.4), above("ball", 0.4), "MISS"),
         # With this residual every measurement may be on either side of 1.
         (above("gd", 0.6, residual=0.1), above("ball", 0.2), "UNDECIDED"),
+        (above("gd", 0.6), above("ball", 0.2, residual=0.1), "UNDECIDED"),
         (above("gd", 0.6), short("ball", 0.5, series="ball"), "UNDECIDED"),
         (above("gd", 0.6), Outcome("ball", "ball"), "UNDECIDED"),
     ],

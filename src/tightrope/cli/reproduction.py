@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tightrope.errors import ConfigError
 from tightrope.store import replace_file
-from tightrope.studies import Judgement
+from tightrope.studies import Judgement, total
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
@@ -48,9 +48,8 @@ def table(found: Sequence[Judgement]) -> str:
     lines = [f"Measured {time.strftime('%Y-%m-%d')} on {machine()}; {_environment(found)}.", ""]
     lines += ["| study | figure | scale | result | runs | core seconds | measuring |", "|---|---|---|---|---|---|---|"]
     lines += [_study_row(judgement) for judgement in found]
-    total, measuring = sum(each.seconds for each in found), sum(each.measuring_seconds for each in found)
-    share = f"{measuring / total:.0%}" if total else "-"
-    lines += [f"| together | | | | {sum(each.num_runs for each in found)} | {total:.0f} | {share} |", ""]
+    # Studies share runs: together each counts once.
+    lines += [_row("together", "", "", "", *_cost_cells({k: v for each in found for k, v in each.costs.items()})), ""]
     lines += ["| study | claim | number | must be | result | why |", "|---|---|---|---|---|---|"]
     for judgement in found:
         for finding in judgement.findings:
@@ -77,11 +76,18 @@ def _environment(found: Sequence[Judgement]) -> str:
 
 
 def _study_row(judgement: Judgement) -> str:
-    share = "-" if judgement.measuring_share is None else f"{judgement.measuring_share:.0%}"
-    runs = f"{judgement.num_done} of {judgement.num_runs}" if judgement.num_runs else "exact"
-    scale = judgement.scale if judgement.num_runs else "any"
     study = judgement.study
-    return _row(study.name, study.figure, scale, judgement.result, runs, f"{judgement.seconds:.0f}", share)
+    if not judgement.num_runs:
+        return _row(study.name, study.figure, "any", judgement.result, "exact", "-", "-")
+    done, *cost = _cost_cells(judgement.costs)
+    runs = f"{done} of {judgement.num_runs}"
+    return _row(study.name, study.figure, judgement.scale, judgement.result, runs, *cost)
+
+
+def _cost_cells(costs: Mapping[str, tuple[float, float]]) -> tuple[str, str, str]:
+    """Runs, their seconds, and the share of these spent measuring."""
+    seconds, measuring = total(costs)
+    return str(len(costs)), f"{seconds:.0f}", f"{measuring / seconds:.0%}" if seconds else "-"
 
 
 def _row(*cells: str) -> str:

@@ -27,6 +27,7 @@ from tightrope.studies import (
     forecast,
     judge,
     studies,
+    total,
 )
 
 from .output import print_table, say
@@ -194,7 +195,6 @@ def _finding_row(name: str, finding: dict[str, str]) -> dict[str, str]:
 def _cost_words(judgement: Judgement) -> str:
     if not judgement.num_runs:
         return " (exact)"
-    share = judgement.measuring_share
-    measuring = "" if share is None else f", {share:.0%} of it measuring"
-    done = f" ({judgement.num_done} of {judgement.num_runs} runs"
-    return f"{done}, {duration(judgement.seconds)} of one core{measuring})"
+    seconds, measuring = total(judgement.costs)
+    share = f", {measuring / seconds:.0%} of it measuring" if seconds else ""
+    return f" ({len(judgement.costs)} of {judgement.num_runs} runs, {duration(seconds)} of one core{share})"

@@ -15,7 +15,7 @@ from .check import (
 from .execution import Execution, GridProgress, execute
 from .folder import RunState, StudyFolder
 from .forecast import Forecast, forecast
-from .judgement import Judgement, judge
+from .judgement import Judgement, judge, total
 from .study import SCALES, Case, Panel, Study, check_scale, run_key
 
 __all__ = [
@@ -45,4 +45,5 @@ __all__ = [
     "Exact",
     "judge",
     "Judgement",
+    "total",
 ]

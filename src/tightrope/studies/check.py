@@ -244,7 +244,7 @@ def _interval(share: tuple[float, float]) -> str:
 def _band_words(band: Band) -> str:
     low, high = band
     if high == math.inf:
-        return f">= {low:g}"
+        return f">= {low:.10g}"
     if low == -math.inf:
-        return f"<= {high:g}"
-    return f"[{low:g}, {high:g}]"
+        return f"<= {high:.10g}"
+    return f"[{low:.10g}, {high:.10g}]"

@@ -137,7 +137,7 @@ def _replace(worker: _Worker, queue: deque[Case], deaths: dict[str, int], grid: 
         queue.append(case)
         return
     words = f"its worker died {MOST_DEATHS} times, the last time {how}; what it stored can be taken up"
-    grid.take(case, Report(0, "failed", words))
+    grid.take(case, Report(grid.steps[case.key], "failed", words))
 
 
 class _Worker:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 
 from tightrope.store import EVENTS, read_events
@@ -69,34 +70,38 @@ def forecast(cases: Iterable[Case]) -> Forecast:
 
 
 def _probe(config: RunConfig) -> _Pace:
+    """The pace of a run's first steps, without the very first, which is dearer than any that follows."""
     began = time.monotonic()
+    moments: list[tuple[float, bool]] = []
 
-    def stop_in_time(progress: Progress) -> None:
+    def watch_the_clock(progress: Progress) -> None:
+        moments.append((time.process_time(), progress.measurement is not None))
         if time.monotonic() - began > PROBE_SECONDS and progress.step >= 2:
             raise KeyboardInterrupt
 
-    measure: MeasureConfig = msgspec.structs.replace(config.measure, every=min(config.measure.every, PROBE_STEPS // 4))
+    measure: MeasureConfig = msgspec.structs.replace(config.measure, every=min(config.measure.every, PROBE_STEPS // 6))
     short = msgspec.structs.replace(config, num_steps=min(config.num_steps, PROBE_STEPS), measure=measure)
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         torch.set_num_threads(1)
         try:
-            record = run(short, out=Path(folder) / "run", observe=stop_in_time)
+            record = run(short, out=Path(folder) / "run", observe=watch_the_clock)
         finally:
             torch.set_num_threads(threads)
-        lines = (record.path / EVENTS).read_bytes().splitlines()
+        lines = (record.path / EVENTS).read_bytes().splitlines(keepends=True)
         kinds = [event["type"] for event in read_events(record.path)]
         total = sum(file.stat().st_size for file in record.path.rglob("*") if file.is_file())
-    sizes = {
-        kind: [len(line) + 1 for line, its in zip(lines, kinds, strict=True) if its == kind] for kind in set(kinds)
-    }
-    steps, measured = sizes.get("step", [0]), sizes.get("measurement", [0])
-    costs = record.measurements["seconds"]
+    took = [(late - early, is_measured) for (early, _), (late, is_measured) in pairwise(moments)]
+    step = _median([seconds for seconds, is_measured in took if not is_measured])
+    sizes = {kind: [len(line) for line, its in zip(lines, kinds, strict=True) if its == kind] for kind in set(kinds)}
     return _Pace(
-        step=(record.end["seconds"] - record.end["measuring_seconds"]) / max(1, record.end["step"]),
-        # The first is cold, and so dearer than those that follow.
-        measurement=float(np.median(costs[1:] if len(costs) > 1 else costs)) if len(costs) else 0.0,
-        step_bytes=float(np.mean(steps)),
-        measurement_bytes=float(np.mean(measured)),
-        other_bytes=total - sum(steps) - sum(measured),
+        step=step,
+        measurement=max(0.0, _median([seconds for seconds, is_measured in took if is_measured]) - step),
+        step_bytes=_median(sizes.get("step", [])),
+        measurement_bytes=_median(sizes.get("measurement", [])),
+        other_bytes=total - sum(sizes.get("step", [])) - sum(sizes.get("measurement", [])),
     )
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else 0.0

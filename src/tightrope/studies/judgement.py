@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ class Judgement:
         study: It.
         scale: Of its runs.
         findings: One a line of its table.
-        num_runs, num_done: Different runs it needs, and those that ended.
-        seconds, measuring_seconds: Process time of those that ended, and the part of it spent measuring.
+        num_runs: Different runs it needs.
+        costs: By key, of those that ended: process time, and the part of it spent measuring, in seconds.
         environment: Versions, seeds and threads of the runs, each value once.
     """
 
@@ -28,9 +28,7 @@ class Judgement:
     scale: str
     findings: tuple[Finding, ...]
     num_runs: int
-    num_done: int
-    seconds: float
-    measuring_seconds: float
+    costs: dict[str, tuple[float, float]]
     environment: dict[str, list[str]]
 
     @property
@@ -38,21 +36,17 @@ class Judgement:
         """Of the whole study."""
         return verdict_of(self.findings)
 
-    @property
-    def measuring_share(self) -> float | None:
-        """Part of the time that was spent measuring; None without runs."""
-        return self.measuring_seconds / self.seconds if self.seconds else None
-
     def to_dict(self) -> dict[str, Any]:
         """As `--json` prints it."""
         study = {"name": self.study.name, "title": self.study.title, "figure": self.study.figure}
         rest = {"result": self.result, "scale": self.scale, "version": self.study.version}
+        seconds, measuring = total(self.costs)
         cost = {
             "num_runs": self.num_runs,
-            "num_done": self.num_done,
-            "seconds": self.seconds,
-            "measuring_seconds": self.measuring_seconds,
-            "measuring_share": self.measuring_share,
+            "num_done": len(self.costs),
+            "seconds": seconds,
+            "measuring_seconds": measuring,
+            "measuring_share": measuring / seconds if seconds else None,
         }
         findings = [asdict(finding) for finding in self.findings]
         return {**study, **rest, **cost, "environment": self.environment, "findings": findings}
@@ -75,15 +69,19 @@ def judge(study: Study, scale: str, folder: StudyFolder, settings: Iterable[str]
         scale,
         tuple(findings),
         len({case.key for case in cases}),
-        len(done),
-        *_cost(done.values()),
+        {key: _cost(outcome) for key, outcome in done.items()},
         _environment(done.values()),
     )
 
 
-def _cost(outcomes: Iterable[Outcome]) -> tuple[float, float]:
-    ends = [outcome.record.end for outcome in outcomes if outcome.record is not None]
-    return sum(end["seconds"] for end in ends), sum(end["measuring_seconds"] for end in ends)
+def total(costs: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """Seconds of runs together, and the part of them spent measuring."""
+    return sum(seconds for seconds, _ in costs.values()), sum(measuring for _, measuring in costs.values())
+
+
+def _cost(outcome: Outcome) -> tuple[float, float]:
+    assert outcome.record is not None
+    return outcome.record.end["seconds"], outcome.record.end["measuring_seconds"]
 
 
 def _environment(outcomes: Iterable[Outcome]) -> dict[str, list[str]]:
