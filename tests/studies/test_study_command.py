@@ -58,6 +58,17 @@ def test_a_folder_of_another_version_is_refused_in_one_line(study, tmp_path):
     assert not (tmp_path / "old" / "runs").exists()
 
 
+@pytest.mark.parametrize("rest", [[], ["--dry"]])
+def test_a_missing_data_file_is_one_line_and_writes_nothing(study, tmp_path, monkeypatch, rest):
+    monkeypatch.setenv("TIGHTROPE_DATA", str(tmp_path))
+    code, _, err = study("run", "fig1b", "--set", "problem=cifar10", *rest)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"cifar10.npz must be in {tmp_path}" in err
+    assert "tightrope fetch cifar10" in err
+    assert "--scale small need no file" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_list_names_every_study_with_its_figure(study):
     code, out, _ = study("list")
     assert code == 0

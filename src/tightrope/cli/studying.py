@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
-from tightrope.errors import check_count
+from tightrope.errors import DataError, check_count
 from tightrope.studies import (
     STUDIES,
     Case,
@@ -22,6 +22,7 @@ from tightrope.studies import (
     Judgement,
     Study,
     StudyFolder,
+    check_problems,
     check_scale,
     execute,
     forecast,
@@ -55,7 +56,7 @@ def run_studies(
     """Carry out the runs of studies, or only say what that would take.
 
     Raises:
-        ConfigError, StoreError: nothing is written.
+        ConfigError, DataError, StoreError: nothing is written.
     """
     workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
     check_count("-j:", workers)
@@ -64,6 +65,10 @@ def run_studies(
     for study in asked:
         folder.check(study, scale)
     cases = [case for study in asked for case in study.cases(scale, settings)]
+    try:
+        check_problems(cases)
+    except DataError as error:
+        raise DataError(f"{error} The studies as they are at --scale small need no file.") from error
     if is_dry:
         _say_forecast(cases, folder, workers)
         return None
@@ -165,7 +170,7 @@ def _watching() -> Iterator[Callable[[GridProgress], None]]:
         disable=not console.is_terminal,
     )
     with line:
-        task = line.add_task("", total=None, left="")
+        task = line.add_task("starting workers", total=None, left="")
 
         def observe(progress: GridProgress) -> None:
             runs = f"{progress.num_ended}/{progress.num_runs} runs"

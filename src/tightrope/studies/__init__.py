@@ -12,7 +12,7 @@ from .check import (
     decide,
     verdict_of,
 )
-from .execution import Execution, GridProgress, execute
+from .execution import Execution, GridProgress, check_problems, execute
 from .folder import RunState, StudyFolder
 from .forecast import Forecast, forecast
 from .judgement import Judgement, judge, total
@@ -29,6 +29,7 @@ __all__ = [
     "studies",
     "StudyFolder",
     "RunState",
+    "check_problems",
     "execute",
     "Execution",
     "GridProgress",

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+import torch
+
 from tightrope.errors import check_count
 
 from .folder import StudyFolder
@@ -96,6 +98,16 @@ def execute(
     grid = _Grid(folder, different, {key: state.step for key, state in states.items()}, set(found), observe)
     is_interrupted = _carry_out(grid, waiting, num_workers)
     return Execution(len(different), len(found), grid.failures, is_interrupted, time.monotonic() - began)
+
+
+def check_problems(cases: Iterable[Case]) -> None:
+    """Raise where a run's data is missing or damaged, before anything is written; builds each different problem once.
+
+    Raises:
+        ConfigError, DataError: as building a problem does.
+    """
+    for config in {repr(case.config.problem): case.config for case in cases}.values():
+        config.problem.build(config.seed, getattr(torch, config.dtype))
 
 
 def _carry_out(grid: _Grid, waiting: list[Case], num_workers: int) -> bool:
@@ -201,9 +213,7 @@ class _Grid:
     ended: set[str]
     observe: Observer | None
     failures: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.began, self.first = time.monotonic(), sum(self.steps.values())
+    first: tuple[int, float] | None = None
 
     def take(self, case: Case, report: Report) -> None:
         """Note what a worker says, and pass it on."""
@@ -221,7 +231,9 @@ class _Grid:
         step = sum(self.steps.values())
         # A run that ended early has no steps left.
         total = sum(self.steps[each.key] if each.key in self.ended else each.config.num_steps for each in self.cases)
-        pace = (step - self.first) / max(time.monotonic() - self.began, 1e-9)
+        # Counted from the first report: until then processes were only starting.
+        self.first = (step, time.monotonic()) if self.first is None else self.first
+        pace = (step - self.first[0]) / max(time.monotonic() - self.first[1], 1e-9)
         left = (total - step) / pace if pace > 0 else None
         return GridProgress(len(self.cases), len(self.ended), len(self.failures), step, total, left, case, report)
 
