@@ -20,7 +20,7 @@ EIGHT: tuple[tuple[str, str, dict[str, Any], Sequence[float]], ...] = (
     ("Adam, bias corrected", "adam", {"eps": 1e-7}, RATES),
     ("AdamW", "adamw", {"eps": 1e-7, "weight_decay": 0.1}, RATES),
     ("Adafactor", "adafactor", {}, RATES),
-    # Its P soon stands still, and it swings as slowly as heavy ball: half as many steps hold two swings or three.
+    # Its P never falls, so its ratio comes back to the edge through curvature alone, over thousands of steps.
     ("AMSGrad", "amsgrad", {"eps": 1e-7, "num_steps": 16000}, RATES),
     ("Padam", "padam", {"eps": 1e-7}, (3.16e-3, 1e-2, 3.16e-2, 1e-1, 3.16e-1)),
     ("Nadam", "nadam", {"eps": 1e-7}, RATES),
