@@ -19,7 +19,19 @@ from tightrope.training import PRESETS
 ROOT = Path(__file__).parent.parent
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 README = (ROOT / "README.md").read_text()
-ROOMS = ("optim", "curvature", "doctor", "monitor", "problems", "stability", "store", "theory", "training", "views")
+ROOMS = (
+    "optim",
+    "curvature",
+    "doctor",
+    "monitor",
+    "problems",
+    "stability",
+    "store",
+    "studies",
+    "theory",
+    "training",
+    "views",
+)
 
 
 def section(heading):

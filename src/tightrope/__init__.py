@@ -31,6 +31,7 @@ _ROOMS = (
     "training",
     "monitor",
     "integrations",
+    "studies",
     "errors",
 )
 

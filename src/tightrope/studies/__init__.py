@@ -1,0 +1,50 @@
+"""The paper's figures as studies: grids of runs, carried out side by side, and checks that decide their claims."""
+
+from .catalogue import STUDIES, studies
+from .check import (
+    AboveMoreOften,
+    AtItsEdge,
+    Check,
+    Exact,
+    Finding,
+    MostAtTheirEdge,
+    Outcome,
+    decide,
+    verdict_of,
+)
+from .execution import Execution, GridProgress, check_problems, execute
+from .folder import RunState, StudyFolder
+from .forecast import Forecast, forecast
+from .judgement import Judgement, judge, total
+from .study import SCALES, Case, Panel, Study, check_scale, run_key
+
+__all__ = [
+    "Study",
+    "Case",
+    "Panel",
+    "SCALES",
+    "check_scale",
+    "run_key",
+    "STUDIES",
+    "studies",
+    "StudyFolder",
+    "RunState",
+    "check_problems",
+    "execute",
+    "Execution",
+    "GridProgress",
+    "forecast",
+    "Forecast",
+    "Check",
+    "Outcome",
+    "Finding",
+    "decide",
+    "verdict_of",
+    "AtItsEdge",
+    "MostAtTheirEdge",
+    "AboveMoreOften",
+    "Exact",
+    "judge",
+    "Judgement",
+    "total",
+]

@@ -1,0 +1,149 @@
+"""Where studies keep their runs: one folder, a directory a run named by its configuration, shared by all studies.
+
+`runs/KEY/` is a run directory, `failures/KEY.json` why a run could not be carried out, `studies/NAME-SCALE.json` the
+version of the study that asked for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tightrope.errors import StoreError
+from tightrope.store import CONFIG, EVENTS, RunRecord, read_run, replace_file
+
+from .check import Outcome
+from .study import Case, Study, stored
+
+ENDED = ("completed", "target_loss", "diverged")
+"""Outcomes after which a run is never taken up again."""
+
+State = Literal["done", "begun", "failed", "missing"]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run of a study is.
+
+    Attributes:
+        state: done, begun (it can be taken up), failed, or missing.
+        step: Steps taken.
+        reason: Why it failed.
+        record: What is stored of it.
+    """
+
+    state: State
+    step: int = 0
+    reason: str = ""
+    record: RunRecord | None = None
+
+
+class StudyFolder:
+    """A folder of studies.
+
+    Attributes:
+        path: Made when the first thing is written into it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def run_path(self, key: str) -> Path:
+        """Directory of the run with a key."""
+        return self.path / "runs" / key
+
+    def check(self, study: Study, scale: str) -> None:
+        """Raise unless the folder's runs of a study, if there are any, were asked for by the same version of it.
+
+        Raises:
+            StoreError: they were not, or the folder cannot be read.
+        """
+        path = self._signature(study, scale)
+        try:
+            version = json.loads(path.read_text(encoding="utf-8"))["version"] if path.exists() else study.version
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"study: {path} must say the version of {study.name}; it is damaged. Delete it."
+            ) from error
+        if version != study.version:
+            raise StoreError(
+                f"study: {self.path} must hold version {study.version} of {study.name}; it holds version {version}. "
+                "Choose another --out, or use the tightrope that made it."
+            )
+
+    def sign(self, study: Study, scale: str) -> None:
+        """Note the version of a study whose runs are about to be made.
+
+        Raises:
+            StoreError: the folder holds another version, or cannot be written.
+        """
+        self.check(study, scale)
+        content = json.dumps({"study": study.name, "scale": scale, "version": study.version})
+        self._write(self._signature(study, scale), content)
+
+    def state(self, case: Case) -> RunState:
+        """How far a run is, from what is stored of it."""
+        path = self.run_path(case.key)
+        reason = self._failure(case.key)
+        if not (path / CONFIG).exists() or not (path / EVENTS).exists():
+            return RunState("failed", reason=reason) if reason else RunState("missing")
+        try:
+            record = read_run(path)
+        except StoreError as error:
+            return RunState("failed", reason=str(error))
+        step = len(record.steps["step"])
+        if record.config != stored(case.config):
+            return RunState("failed", step, f"{path / CONFIG} was changed; put it back, or delete {path}.", record)
+        if record.outcome in ENDED:
+            return RunState("done", step, record=record)
+        return RunState("failed" if reason else "begun", step, reason, record)
+
+    def outcomes(self, cases: Iterable[Case]) -> list[Outcome]:
+        """The runs as a check sees them."""
+        return [_outcome(case, self.state(case)) for case in cases]
+
+    def note_failure(self, case: Case, reason: str) -> None:
+        """Record why a run could not be carried out."""
+        content: dict[str, Any] = {"label": case.label, "reason": reason, "config": case.config.to_toml()}
+        self._write(self._failures / f"{case.key}.json", json.dumps(content, indent=1))
+
+    def forget_failure(self, case: Case) -> None:
+        """The run is tried again, or done."""
+        (self._failures / f"{case.key}.json").unlink(missing_ok=True)
+
+    @property
+    def _failures(self) -> Path:
+        return self.path / "failures"
+
+    def _failure(self, key: str) -> str:
+        path = self._failures / f"{key}.json"
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.exists() else ""
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"{path} is damaged"
+
+    def _signature(self, study: Study, scale: str) -> Path:
+        return self.path / "studies" / f"{study.name}-{scale}.json"
+
+    def _write(self, path: Path, content: str) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, content.encode())
+        except OSError as error:
+            raise StoreError(
+                f"study: {path} must be writable; {error.strerror or error}. Choose another --out."
+            ) from error
+
+
+def _outcome(case: Case, state: RunState) -> Outcome:
+    if state.state == "done":
+        return Outcome(case.label, case.series, state.record)
+    reasons = {
+        "missing": "not run yet",
+        "begun": f"at step {state.step} of {case.config.num_steps}",
+        "failed": f"failed: {state.reason}",
+    }
+    return Outcome(case.label, case.series, None, reasons[state.state])

@@ -1,0 +1,107 @@
+"""How long runs will take and how much they will store here, from a short probe of each kind of run."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import torch
+
+from tightrope.store import EVENTS, read_events
+from tightrope.training import MeasureConfig, Progress, RunConfig, run
+
+from .study import Case
+
+PROBE_STEPS = 60
+PROBE_SECONDS = 10.0
+"""A probe ends here even if its steps are not all taken."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What runs are expected to cost on this machine.
+
+    Attributes:
+        num_runs: Still to do.
+        seconds: Of one core, together.
+        num_bytes: On the disk.
+    """
+
+    num_runs: int
+    seconds: float
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """Of one kind of run: seconds and bytes a step, a measurement, and for the rest."""
+
+    step: float
+    measurement: float
+    step_bytes: float
+    measurement_bytes: float
+    other_bytes: float
+
+
+def forecast(cases: Iterable[Case]) -> Forecast:
+    """Time and disk for runs from their beginning, each different one once, on one thread.
+
+    Runs of one problem and method count as one kind; a few steps of the first of each kind are taken in a temporary
+    folder. Runs that will end early, at a target loss or diverging, take less.
+    """
+    different = {case.key: case.config for case in cases}
+    paces: dict[bytes, _Pace] = {}
+    seconds = num_bytes = 0.0
+    for config in different.values():
+        kind = msgspec.json.encode((config.problem, type(config.method).__name__, config.dtype, config.batch_size))
+        if kind not in paces:
+            paces[kind] = _probe(config)
+        pace = paces[kind]
+        measurements = 0 if config.measure.every == 0 else 2 + config.num_steps // config.measure.every
+        seconds += config.num_steps * pace.step + measurements * pace.measurement
+        num_bytes += config.num_steps * pace.step_bytes + measurements * pace.measurement_bytes + pace.other_bytes
+    return Forecast(len(different), seconds, int(num_bytes))
+
+
+def _probe(config: RunConfig) -> _Pace:
+    """The pace of a run's first steps, without the very first, which is dearer than any that follows."""
+    began = time.monotonic()
+    moments: list[tuple[float, bool]] = []
+
+    def watch_the_clock(progress: Progress) -> None:
+        moments.append((time.process_time(), progress.measurement is not None))
+        if time.monotonic() - began > PROBE_SECONDS and progress.step >= 2:
+            raise KeyboardInterrupt
+
+    measure: MeasureConfig = msgspec.structs.replace(config.measure, every=min(config.measure.every, PROBE_STEPS // 6))
+    short = msgspec.structs.replace(config, num_steps=min(config.num_steps, PROBE_STEPS), measure=measure)
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        torch.set_num_threads(1)
+        try:
+            record = run(short, out=Path(folder) / "run", observe=watch_the_clock)
+        finally:
+            torch.set_num_threads(threads)
+        lines = (record.path / EVENTS).read_bytes().splitlines(keepends=True)
+        kinds = [event["type"] for event in read_events(record.path)]
+        total = sum(file.stat().st_size for file in record.path.rglob("*") if file.is_file())
+    took = [(late - early, is_measured) for (early, _), (late, is_measured) in pairwise(moments)]
+    step = _median([seconds for seconds, is_measured in took if not is_measured])
+    sizes = {kind: [len(line) for line, its in zip(lines, kinds, strict=True) if its == kind] for kind in set(kinds)}
+    return _Pace(
+        step=step,
+        measurement=max(0.0, _median([seconds for seconds, is_measured in took if is_measured]) - step),
+        step_bytes=_median(sizes.get("step", [])),
+        measurement_bytes=_median(sizes.get("measurement", [])),
+        other_bytes=total - sum(sizes.get("step", [])) - sum(sizes.get("measurement", [])),
+    )
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else 0.0

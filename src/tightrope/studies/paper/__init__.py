@@ -1,0 +1,9 @@
+"""The figures of Cohen et al. 2022 (arXiv 2207.14484) as studies, a module a family."""
+
+from .adaptive import ADAPTIVE
+from .momentum import FIG13
+from .parabola import EXACT
+
+STUDIES = {study.name: study for study in (*ADAPTIVE, FIG13, *EXACT)}
+
+__all__ = ["STUDIES"]

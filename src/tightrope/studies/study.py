@@ -1,0 +1,128 @@
+"""A study: the runs a figure needs at each scale, what is drawn of them, and the checks that decide its claims."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from tightrope.errors import ConfigError, did_you_mean
+from tightrope.training import RunConfig, from_mapping, override
+
+from .check import Check
+
+Scale = Literal["small", "cpu", "paper"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of a study.
+
+    Attributes:
+        label: What tells it from the study's other runs, such as "Adam, lr 1e-3".
+        config: The whole run.
+        series: The runs that are judged and drawn together share it; the method, as a rule.
+    """
+
+    label: str
+    config: RunConfig
+    series: str = ""
+
+    @property
+    def key(self) -> str:
+        """Name of the run's directory: equal for equal configurations, whichever study asks for them."""
+        return run_key(self.config)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of the figure: a column of the runs' measurements or steps over the step, a line a run.
+
+    Attributes:
+        column: Its name in `MEASUREMENT` or `STEP`.
+        edge: Where the dashed line is drawn; None for no line.
+        is_log: Whether its axis is logarithmic.
+    """
+
+    column: str
+    edge: float | None = None
+    is_log: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """A figure as a value.
+
+    Attributes:
+        name: As the command line knows it.
+        title: In a few words.
+        figure: Of the paper (Cohen et al. 2022, arXiv 2207.14484).
+        version: Of this definition; a store that was made with another one is refused.
+        grids: What gives the runs at each scale there is; an exact study needs none and has none.
+        panels: What to draw of the runs.
+        checks: What decides its claims.
+    """
+
+    name: str
+    title: str
+    figure: str
+    version: int
+    checks: tuple[Check, ...]
+    grids: tuple[tuple[Scale, Callable[[], Sequence[Case]]], ...] = ()
+    panels: tuple[Panel, ...] = ()
+
+    @property
+    def scales(self) -> tuple[Scale, ...]:
+        """Where it can be run: an exact study is the same at all of them."""
+        return tuple(scale for scale, _ in self.grids) or SCALES
+
+    def cases(self, scale: str, settings: Iterable[str] = ()) -> tuple[Case, ...]:
+        """The runs at a scale, with settings `key=value` put over each.
+
+        Raises:
+            ConfigError: the scale is not known or the study has no runs there, a setting does not fit, or the settings
+                make two different runs the same.
+        """
+        check_scale(scale)
+        if scale not in self.scales:
+            raise ConfigError(f"study: {self.name} has no runs at scale {scale}; it has {', '.join(self.scales)}.")
+        grid = dict(self.grids).get(scale)
+        return _with_settings(self.name, tuple(grid()) if grid else (), tuple(settings))
+
+
+def check_scale(scale: str) -> None:
+    """Raise unless there is such a scale.
+
+    Raises:
+        ConfigError: with the nearest known one.
+    """
+    if scale not in SCALES:
+        raise ConfigError(f"--scale: '{scale}' is not known. {did_you_mean(scale, SCALES)}")
+
+
+def run_key(config: RunConfig) -> str:
+    """Sixteen hexadecimal digits of a configuration, as it is stored: 1 and 1.0 are the same learning rate."""
+    text = from_mapping(stored(config)).to_toml()
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def stored(config: RunConfig) -> dict[str, Any]:
+    """A configuration as a run directory holds it."""
+    return tomllib.loads(config.to_toml())
+
+
+def _with_settings(name: str, cases: tuple[Case, ...], settings: tuple[str, ...]) -> tuple[Case, ...]:
+    if not settings:
+        return cases
+    changed = tuple(
+        Case(case.label, from_mapping(override(stored(case.config), settings)), case.series) for case in cases
+    )
+    if len({case.key for case in changed}) < len({case.key for case in cases}):
+        raise ConfigError(
+            f"--set {' '.join(settings)}: must leave the runs of {name} different from one another; some became the "
+            "same. Set what the study does not vary."
+        )
+    return changed

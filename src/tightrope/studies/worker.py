@@ -1,0 +1,100 @@
+"""A worker process: carries out one run after another on one thread, and stops when told to or left alone."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tightrope.errors import TightropeError
+from tightrope.store import CONFIG, RunRecord
+from tightrope.training import Progress, RunConfig, from_mapping, resume, run
+
+SECONDS_BETWEEN_REPORTS = 0.2
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run to carry out: its directory, and its configuration as TOML."""
+
+    path: str
+    config: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says of its run.
+
+    Attributes:
+        step: Steps taken.
+        outcome: As a run's; "failed"; or "" while it goes on.
+        words: Its verdict, or why it failed.
+    """
+
+    step: int
+    outcome: str = ""
+    words: str = ""
+
+
+def work(pipe: Connection) -> None:
+    """Carry out the orders that come through a pipe, one at a time, until there is none or nobody at its other end.
+
+    Anything that comes while a run goes on means: stop it where it is.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        while (order := pipe.recv()) is not None:
+            report = _attempt(order, pipe)
+            pipe.send(report)
+            if report.outcome == "interrupted":
+                return
+    except (EOFError, OSError):
+        return  # the parent is gone; what the run stored can be taken up
+
+
+def carry_out(path: Path, config: RunConfig, observe: Callable[[Progress], None] | None = None) -> RunRecord:
+    """A run as it is to be: from its beginning, or from where it was stopped; one that ended is left as it is.
+
+    Raises:
+        ConfigError, DataError, StoreError: as `run` and `resume`.
+    """
+    if (path / CONFIG).exists():
+        return resume(path, observe=observe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return run(config, out=path, observe=observe)
+
+
+def _attempt(order: Order, pipe: Connection) -> Report:
+    reporter = _Reporter(pipe)
+    try:
+        record = carry_out(Path(order.path), from_mapping(tomllib.loads(order.config)), reporter)
+    except TightropeError as error:
+        return Report(reporter.step, "failed", str(error))
+    except Exception as error:  # whatever it is: the other runs go on
+        return Report(reporter.step, "failed", f"{type(error).__name__}: {error}")
+    return Report(len(record.steps["step"]), record.outcome, str(record.verdict.get("words", "")))
+
+
+class _Reporter:
+    """Says now and then where the run stands, and ends it when the parent asks for that or is gone."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe, self.step, self.last = pipe, 0, time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        self.step = progress.step
+        if time.monotonic() - self.last < SECONDS_BETWEEN_REPORTS:
+            return
+        self.last = time.monotonic()
+        try:
+            self.pipe.send(Report(progress.step))
+            is_to_stop = self.pipe.poll()
+        except OSError:
+            raise SystemExit from None  # not an Exception: this is no failure of the run
+        if is_to_stop:
+            raise KeyboardInterrupt

@@ -1,0 +1,173 @@
+"""Runs in worker processes: whatever dies, the numbers are those of a run that was left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import msgspec
+import pytest
+
+from tightrope.errors import ConfigError
+from tightrope.optim import RECIPES
+from tightrope.problems import Chebyshev, Cifar10
+from tightrope.store import EVENTS, read_run
+from tightrope.studies import STUDIES, Case, StudyFolder, execute
+from tightrope.training import MeasureConfig, RunConfig, run
+
+from ..training.test_resume import events_of
+
+NETWORK = RunConfig(
+    problem=Chebyshev(width=20),
+    method=RECIPES["gd"](lr=0.1),
+    num_steps=1500,
+    dtype="float64",
+    measure=MeasureConfig(every=100),
+    checkpoint_seconds=0.05,
+)
+CASE = Case("the run", NETWORK)
+OTHER = Case("another", msgspec.structs.replace(NETWORK, num_steps=30))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return StudyFolder(tmp_path / "out")
+
+
+def undisturbed(case, path):
+    run(case.config, out=path)
+    return events_of(path)
+
+
+def kill_workers():
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def test_a_killed_worker_is_replaced_and_its_run_goes_on_exactly(folder, tmp_path):
+    kills, seen = [], []
+
+    def observe(progress):
+        seen.append(progress)
+        if progress.step > 200 and not kills:
+            kills.append(progress.step)
+            kill_workers()
+
+    done = execute([CASE], folder, observe=observe)
+    assert kills
+    assert (done.num_runs, done.num_found, done.failures, done.is_interrupted) == (1, 0, {}, False)
+    path = folder.run_path(CASE.key)
+    assert read_run(path).num_resumed >= 1
+    assert events_of(path) == undisturbed(CASE, tmp_path / "alone")
+    assert (seen[-1].num_ended, seen[-1].step, seen[-1].num_steps) == (1, 1500, 1500)
+    assert seen[-1].report.outcome == "completed"
+
+
+def test_a_run_that_fails_is_recorded_and_the_others_go_on_once(folder, tmp_path):
+    missing = Case("no data", msgspec.structs.replace(OTHER.config, problem=Cifar10(path=str(tmp_path / "no.npz"))))
+    done = execute([missing, OTHER, Case("the same again", OTHER.config)], folder)
+    assert done.num_runs == 2
+    assert list(done.failures) == ["no data"]
+    assert "no.npz" in done.failures["no data"]
+    assert folder.state(missing).state == "failed"
+    assert folder.outcomes([missing])[0].reason.startswith("failed: ")
+    assert folder.state(OTHER).state == "done"
+    before = (folder.run_path(OTHER.key) / EVENTS).stat()
+    again = execute([OTHER], folder)
+    assert (again.num_found, again.failures) == (1, {})
+    after = (folder.run_path(OTHER.key) / EVENTS).stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+def test_a_run_whose_workers_keep_dying_counts_as_failed_with_the_signal(folder, monkeypatch):
+    monkeypatch.setattr("tightrope.studies.execution.MOST_DEATHS", 1)
+    done = execute([CASE], folder, observe=lambda progress: kill_workers())
+    assert "by SIGKILL" in done.failures["the run"]
+    state = folder.state(CASE)
+    assert (state.state, state.reason) == ("failed", done.failures["the run"])
+    assert 0 < state.step < CASE.config.num_steps
+
+
+@pytest.mark.parametrize("num_workers", [0, -1, 1.5])
+def test_workers_are_counted_before_anything_is_done(folder, num_workers):
+    with pytest.raises(ConfigError, match="-j: must be a whole number, at least 1"):
+        execute([CASE], folder, num_workers=num_workers)
+    assert not folder.path.exists()
+
+
+SETTINGS = ["num_steps=1200", "checkpoint_seconds=0.05", "problem.width=20"]
+COMMAND = ["study", "run", "fig1b", "-j", "2", "--out", "out", *(part for each in SETTINGS for part in ("--set", each))]
+
+
+def start(folder):
+    command = [sys.executable, "-m", "tightrope", *COMMAND]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_for_steps(process, paths, num_bytes):
+    def total():
+        return sum(path.stat().st_size for path in paths if path.exists())
+
+    while process.poll() is None and total() < num_bytes:
+        time.sleep(0.005)
+
+
+def wait_until_free(paths):
+    """Until the orphans noticed that nobody listens any more."""
+    import fcntl
+
+    for path in paths:
+        if path.exists():
+            with path.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def test_the_command_killed_then_interrupted_then_left_alone_equals_one_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what a run stores of the working directory's commit is the same then
+    cases = STUDIES["fig1b"].cases("small", SETTINGS)
+    folder = StudyFolder(tmp_path / "out")
+    paths = [folder.run_path(case.key) / EVENTS for case in cases]
+    alone = undisturbed(cases[0], tmp_path / "alone")
+    size = (tmp_path / "alone" / EVENTS).stat().st_size
+
+    killed = start(tmp_path)
+    wait_for_steps(killed, paths, 0.5 * size)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    wait_until_free(paths)
+    assert {folder.state(case).state for case in cases} == {"begun", "missing"}
+
+    interrupted = start(tmp_path)
+    wait_for_steps(interrupted, paths, 2.6 * size)
+    os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does: to all processes
+    out, _ = interrupted.communicate()
+    assert interrupted.returncode == 130
+    assert "Interrupted; the same command goes on." in out
+    states = [folder.state(case).state for case in cases]
+    assert "begun" in states
+    finished = [path for path, state in zip(paths, states, strict=True) if state == "done"]
+    stamps = [path.stat().st_mtime_ns for path in finished]
+
+    last = start(tmp_path)
+    out, _ = last.communicate()
+    assert last.returncode == 0
+    assert f"4 runs: {len(finished)} there already, {4 - len(finished)} made" in out
+    assert [path.stat().st_mtime_ns for path in finished] == stamps
+    assert events_of(folder.run_path(cases[0].key)) == alone
+    assert sum(read_run(path.parent).num_resumed for path in paths) >= 2
+
+
+@pytest.mark.slow
+def test_a_figure_from_nothing_to_its_claims(tmp_path):
+    from tightrope.cli import main
+
+    with contextlib.chdir(tmp_path):
+        for command in (["run", "fig1b", "-j", "2"], ["check", "fig1b"]):
+            with pytest.raises(SystemExit) as end:
+                main(["study", *command])
+            assert end.value.code == 0

@@ -1,0 +1,99 @@
+"""Studies as values: what they name exists, equal runs have one name, settings reach every run."""
+
+import json
+
+import msgspec
+import pytest
+
+from tightrope.errors import ConfigError, StoreError
+from tightrope.optim import RECIPES
+from tightrope.problems import Quadratic
+from tightrope.store import MEASUREMENT, STEP
+from tightrope.studies import STUDIES, Case, StudyFolder, run_key, studies
+from tightrope.training import RunConfig, run
+
+BOWL = RunConfig(problem=Quadratic(), method=RECIPES["gd"](lr=0.1), num_steps=20, dtype="float64")
+
+
+def test_a_key_is_that_of_the_stored_configuration_and_does_not_change():
+    assert run_key(BOWL) == "8adcc6429dfaf4b2"
+    assert run_key(msgspec.structs.replace(BOWL, method=RECIPES["gd"](lr=1))) == run_key(
+        msgspec.structs.replace(BOWL, method=RECIPES["gd"](lr=1.0))
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"num_steps": 21}, {"dtype": "float32"}, {"method": RECIPES["gd"](lr=0.2)}]
+)
+def test_another_configuration_has_another_key(change):
+    assert run_key(msgspec.structs.replace(BOWL, **change)) != run_key(BOWL)
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=lambda study: study.name)
+def test_a_study_is_whole(study):
+    columns = {column.name for column in (*STEP, *MEASUREMENT)}
+    assert study.checks
+    assert {panel.column for panel in study.panels} <= columns
+    for scale in study.scales:
+        cases = study.cases(scale)
+        assert len({case.label for case in cases}) == len(cases)
+        assert len({case.key for case in cases}) == len(cases)
+
+
+def test_figures_share_the_runs_they_have_in_common():
+    first, second, third = ({case.key for case in STUDIES[name].cases("small")} for name in ("fig1a", "fig1b", "fig1c"))
+    assert len(first & second) == 1
+    assert len(first & third) == 2
+
+
+def test_settings_reach_every_run_and_change_its_key():
+    cases = STUDIES["fig1b"].cases("small", ["seed=3", "num_steps=50"])
+    assert {(case.config.seed, case.config.num_steps) for case in cases} == {(3, 50)}
+    assert not {case.key for case in cases} & {case.key for case in STUDIES["fig1b"].cases("small")}
+    assert [case.config.method.beta1 for case in cases] == [0.0, 0.5, 0.9, 0.95]
+
+
+def test_settings_that_make_runs_equal_are_refused():
+    with pytest.raises(ConfigError, match="must leave the runs of fig1a different"):
+        STUDIES["fig1a"].cases("small", ["lr=1e-3"])
+
+
+def test_all_names_every_study_and_a_misspelt_name_the_nearest():
+    assert studies(["all"]) == list(STUDIES.values())
+    assert [study.name for study in studies(["fig5", "fig2", "fig5"])] == ["fig5", "fig2"]
+    with pytest.raises(ConfigError, match="Did you mean 'fig5'"):
+        studies(["fg5"])
+
+
+def test_a_folder_of_another_version_of_a_study_is_refused(tmp_path):
+    study, folder = STUDIES["fig5"], StudyFolder(tmp_path)
+    folder.sign(study, "small")
+    folder.sign(study, "small")
+    path = tmp_path / "studies" / "fig5-small.json"
+    path.write_text(json.dumps({"version": study.version + 1}))
+    with pytest.raises(StoreError, match=rf"must hold version {study.version} of fig5; it holds version"):
+        folder.check(study, "small")
+    path.write_text("{")
+    with pytest.raises(StoreError, match="is damaged"):
+        folder.check(study, "small")
+    folder.check(STUDIES["fig13"], "small")  # which it holds nothing of
+
+
+def test_a_folder_says_how_far_a_run_is(tmp_path):
+    case, folder = Case("bowl", BOWL), StudyFolder(tmp_path)
+    assert folder.state(case).state == "missing"
+    folder.note_failure(case, "no luck")
+    assert (folder.state(case).state, folder.state(case).reason) == ("failed", "no luck")
+    folder.forget_failure(case)
+    path = folder.run_path(case.key)
+    path.parent.mkdir(parents=True)
+    run(BOWL, out=path)
+    assert (folder.state(case).state, folder.state(case).step) == ("done", 20)
+    [outcome] = folder.outcomes([case])
+    assert outcome.record.outcome == "completed"
+    events = (path / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (path / "events.jsonl").write_bytes(b"".join(events[:8]))
+    assert folder.state(case).state == "begun"
+    (path / "config.toml").write_text((path / "config.toml").read_text().replace("lr = 0.1", "lr = 0.2"))
+    assert folder.state(case).state == "failed"
+    assert "was changed" in folder.outcomes([case])[0].reason
