@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument("--budget", type=float, default=0.03, help="share of the process time for watching")
     parser.add_argument("--every", type=int, help="a reading every so many steps instead, whatever it costs")
     parser.add_argument("--probe", type=int, default=256, help="examples to measure on")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--run-dir", type=Path, help="default a new one below runs/")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
