@@ -129,7 +129,7 @@ def rows(name: str) -> Iterator[str]:
     true = {step: ratio for step, ratio in truth.ratios.items() if step >= readings[0]["step"]}
     assert all(loss == watched_loss for watched_loss, _, _ in runs.values()), "the runs are not the same run"
     for budget, (_, end, readings) in runs.items():
-        share = readings[0]["probe_share"] if readings else float("nan")
+        share = f"{100 * readings[0]['probe_share']:.0f} %" if readings else "-"
         error, columns = None, ["-", "-", "-"]
         if budget == JUDGED:
             error = held(readings, true)
@@ -139,7 +139,7 @@ def rows(name: str) -> Iterator[str]:
         is_off = error is not None and not error <= MAX_ERROR
         first = readings[0]["step"] if readings else "-"
         length = f"{end['step']:,} in {end['seconds']:.0f} s"
-        of = [f"{100 * overhead:.2f} %", str(len(readings)), str(first), f"{100 * share:.0f} %", *columns]
+        of = [f"{100 * overhead:.2f} %", str(len(readings)), str(first), share, *columns]
         judged = "MISS" if is_dear or is_rare or is_off else "within"
         yield " | ".join([f"| {name}", length, f"{100 * budget:g} %", *of, judged])
 
