@@ -13,7 +13,7 @@ from .gauss_newton import Criterion, GaussNewton
 from .lanczos import top_eigenvalues
 from .layers import LayerShare, layer_shares, participation
 from .loss_curvature import LossCurvature, LossFn, SelfCheck
-from .observation import gradients_set_aside, is_compiled, observing
+from .observation import gradients_set_aside, is_compiled, observing, random_states_kept
 from .operators import Ascended, Dense, Scaled, SymmetricOperator
 from .pieces import MicroBatches, mapped, num_examples, rows, tensors
 from .precision import autocast_set_aside, working_dtype
@@ -58,6 +58,7 @@ __all__ = [
     "gradient_norm",
     "observing",
     "gradients_set_aside",
+    "random_states_kept",
     "autocast_set_aside",
     "working_dtype",
     "repetition",

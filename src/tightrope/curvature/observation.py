@@ -71,8 +71,9 @@ class RandomStates:
     others: tuple[tuple[Bystander, Any], ...] = ()
 
     @classmethod
-    def taken(cls, model: nn.Module, others: Sequence[Bystander] = ()) -> RandomStates:
-        devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    def taken(cls, model: nn.Module | None, others: Sequence[Bystander] = ()) -> RandomStates:
+        parameters = () if model is None else model.parameters()
+        devices = {p.device for p in parameters if p.device.type == "cuda"}
         numpy_random = sys.modules.get("numpy.random")
         return cls(
             torch.get_rng_state(),
@@ -94,8 +95,13 @@ class RandomStates:
 
 
 @contextmanager
-def random_states_kept(model: nn.Module, draws: RandomStates | None, others: Sequence[Bystander]) -> Iterator[None]:
-    """Afterwards every generator stands where it stood; with `draws`, random numbers inside start from there."""
+def random_states_kept(
+    model: nn.Module | None = None, draws: RandomStates | None = None, others: Sequence[Bystander] = ()
+) -> Iterator[None]:
+    """Afterwards every generator stands where it stood; with `draws`, random numbers inside start from there.
+
+    Those of Python, numpy and torch on the CPU, of the model's CUDA devices if one is given, and `others`.
+    """
     before = RandomStates.taken(model, others)
     try:
         if draws is not None:

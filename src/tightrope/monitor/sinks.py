@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
-import numpy as np
-import torch
+from tightrope.curvature import random_states_kept
 
 SPACE = "tightrope"
 """In front of every name in a tracker, and the project or experiment of a run of our own."""
@@ -74,7 +72,7 @@ class Sinks:
         self._sinks.clear()
 
     def _tell(self, what: Callable[[Sink], None], *, is_last: bool = False) -> None:
-        with randomness_kept():
+        with random_states_kept():  # trackers draw names and waiting times
             for sink in list(self._sinks):
                 try:
                     what(sink)
@@ -91,18 +89,6 @@ class Sinks:
         self._sinks.remove(sink)
         with suppress(Exception):
             sink.close()
-
-
-@contextmanager
-def randomness_kept() -> Iterator[None]:
-    """The random states of the process stand afterwards where they stood; trackers draw names and waiting times."""
-    python, array, tensor = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(array)
-        torch.set_rng_state(tensor)
 
 
 def spaced(numbers: Mapping[str, float]) -> dict[str, float]:
