@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from numbers import Integral
@@ -33,8 +33,7 @@ class ProbeSet:
     """
 
     def __init__(self, batches: Iterable[Any] = (), num_wanted: int = 0) -> None:
-        apart = (part for batch in batches for part in (batch.batches if isinstance(batch, MicroBatches) else [batch]))
-        self.batches = [_kept(part) for part in apart]
+        self.batches = [_kept(part) for batch in batches for part in _parts(batch)]
         self.num_wanted = num_wanted
         self.dtype: torch.dtype | None = None
 
@@ -76,7 +75,7 @@ class ProbeSet:
         Raises:
             ConfigError: the batch cannot be cut into examples.
         """
-        for part in batch.batches if isinstance(batch, MicroBatches) else [batch]:
+        for part in _parts(batch):
             if len(self.batches) == MAX_BATCHES or (self.batches and _is_same(part, self.batches[0])):
                 self.num_wanted = 0
             if self.num_wanted:
@@ -133,9 +132,14 @@ def micro_batches(batch: Any) -> Any:
     return MicroBatches(batch) if is_several else batch
 
 
+def size_of(batch: Any) -> int:
+    """Examples in a batch or in its micro-batches together; one for each where they cannot be counted."""
+    return sum(_count(part) for part in _parts(batch))
+
+
 def fingerprint(batch: Any) -> tuple[Any, ...]:
     """A few numbers that tell one batch from another; of what cannot be looked into, which object it is."""
-    parts = batch.batches if isinstance(batch, MicroBatches) else [batch]
+    parts = _parts(batch)
     found = [x.detach() for part in parts for x in tensors(part)]
     objects = tuple(id(part) for part in parts if not tensors(part))
     return objects + tuple((tuple(x.shape), float(_some(_entries(x)).double().sum())) for x in found if x.numel())
@@ -148,7 +152,7 @@ def batches_kept(batches: Iterable[Any]) -> Iterator[None]:
     Cost:
         A copy of them while it lasts.
     """
-    parts = [part for batch in batches for part in (batch.batches if isinstance(batch, MicroBatches) else [batch])]
+    parts = [part for batch in batches for part in _parts(batch)]
     found = {id(x): x for part in parts for x in tensors(part) if not x.is_inference()}  # which nobody writes to
     kept = [(x, x._version, x.detach().clone()) for x in found.values()]
     try:
@@ -171,6 +175,10 @@ def generators_kept(probe: Any) -> Iterator[None]:
     finally:
         for generator, state in states:
             generator.set_state(state)
+
+
+def _parts(batch: Any) -> Sequence[Any]:
+    return batch.batches if isinstance(batch, MicroBatches) else [batch]
 
 
 def _entries(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from .confinement import confined, on_trial
 from .health import Health
 from .hooks import Captured, Guard, StepHooks, moved, place_words, placed
 from .journal import Journal
-from .probe_set import ProbeSet, batches_kept, fingerprint, generators_kept, micro_batches
+from .probe_set import ProbeSet, batches_kept, fingerprint, generators_kept, micro_batches, size_of
 from .reading import Reader, Reading
 from .schedule import MOST_PRODUCTS, Schedule, tried
 from .sinks import Sink
@@ -195,7 +195,7 @@ class Watching:
             return
         self._follow()
         with self._evaluating(*data.batches), on_trial(self.model, data.batches[0]):
-            batch_size = None if batch is None else ProbeSet([batch]).size
+            batch_size = None if batch is None else size_of(batch)
             trial = tried(self.model, self.loss_fn, data, self.params, batch_size)
             self.schedule.settle(trial, data.size, batch_size)
             sample = data.part(self.schedule.share, self.params[0].device)
