@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 $(VENV)/.installed-all: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev,lightning,accelerate,transformers,trackers]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e ".[dev,print,ray,lightning,accelerate,transformers,trackers]"
 	@touch $@
 
 $(VENV)/.installed-bench: $(STAMP)
