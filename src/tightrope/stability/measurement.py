@@ -25,6 +25,8 @@ class Measurement:
         preconditioned_sharpness: ratio * threshold; None where groups differ.
         sharpness: lambda_1(H) of the raw Hessian, within `sharpness_residual` of an eigenvalue.
         participation: 1 / sum(u^4) of the top direction u: how many coordinates hold it, 1 to p.
+        semi_gradient_sq: |P^-1/2 g|^2, which grows when the frozen method is unstable; NaN where groups differ.
+        semi_gradient_sq_top: Its part along the eigenvectors of the `ratios`.
         growth: Factor a step by which the frozen method grows along the top direction, in the long run; None
             where groups differ.
         loss: The loss where it was measured.
@@ -52,6 +54,8 @@ class Measurement:
     sharpness: float = NAN
     sharpness_residual: float = NAN
     participation: float = NAN
+    semi_gradient_sq: float = NAN
+    semi_gradient_sq_top: float = NAN
     growth: float | None = None
     loss: float = NAN
     is_audit: bool = False

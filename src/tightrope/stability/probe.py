@@ -192,6 +192,8 @@ class Probe:
         sharpness = self._find_sharpness(H) if self.has_sharpness else None
         value, threshold = float(ratio.values[0]), frozen.shared_threshold
         num_products += sharpness.num_products if sharpness else 0
+        semi_gradient_sq, in_top = _split(scaled, H.gradient, ratio)
+        scale = math.nan if threshold is None else threshold  # D is 1 / (threshold P)
         return Measurement(
             status=ratio.status,
             reason=REASONS[ratio.status],
@@ -208,6 +210,8 @@ class Probe:
             sharpness=float(sharpness.values[0]) if sharpness else float("nan"),
             sharpness_residual=float(sharpness.residuals[0]) if sharpness else float("nan"),
             participation=_participation(ratio),
+            semi_gradient_sq=scale * semi_gradient_sq,
+            semi_gradient_sq_top=scale * in_top,
             growth=_growth(frozen, value),
             loss=H.loss,
             is_audit=is_audit,
@@ -327,6 +331,15 @@ def _participation(result: EigenResult) -> float:
     if result.status == "not_finite":
         return float("nan")
     return float(1 / result.vectors[:, 0].double().pow(4).sum())
+
+
+def _split(scaled: Scaled, g: Tensor, result: EigenResult) -> tuple[float, float]:
+    """Squared norm of D^1/2 g, and of its part in the span of the eigenvectors that were found."""
+    if result.status == "not_finite":
+        return math.nan, math.nan
+    g = g.to(scaled.dtype)
+    v = (scaled.half.mT @ g if scaled.half.ndim == 2 else scaled.half * g)[:, None]
+    return float(scaled.inner(v, v)), float(scaled.inner(result.vectors.to(v), v).square().sum())
 
 
 def _growth(frozen: Frozen, ratio: float) -> float | None:

@@ -55,6 +55,9 @@ MEASUREMENT = (
     Column("sharpness_residual", "1 / lr of plain descent", "sharpness +- this holds an eigenvalue"),
     Column("participation", "coordinates", "how many coordinates hold the top direction"),
     Column("growth", "per step", "long-run growth of the frozen method along the top direction"),
+    Column("semi_gradient_sq", "loss / lr", "squared 2-norm of P^-1/2 g, with the gradient g on the measured data"),
+    Column("semi_gradient_sq_top", "loss / lr", "its part along the top eigenvectors that were found"),
+    Column("second_moment_norm", "", "2-norm of the second moment nu; NaN where the method has none"),
     Column("num_products", "products", "Hessian-vector products spent"),
     Column("seconds", "s", "wall-clock time of the measurement"),
 )

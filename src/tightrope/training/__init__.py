@@ -1,6 +1,6 @@
 """The lab: a run as one value, and the loop that carries it out."""
 
-from .config import MeasureConfig, RunConfig, StopConfig
+from .config import FreezeConfig, MeasureConfig, RunConfig, StopConfig
 from .loop import resume, run
 from .presets import PRESETS, preset
 from .session import Progress
@@ -10,6 +10,7 @@ __all__ = [
     "RunConfig",
     "MeasureConfig",
     "StopConfig",
+    "FreezeConfig",
     "load",
     "override",
     "from_mapping",

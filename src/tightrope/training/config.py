@@ -46,6 +46,8 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         audit_every: Measurements between audits; 0 for none.
         num_examples: Measure on the first so many examples; None for all.
         max_bytes: Of memory for the graph of the gradient; None for no limit.
+        num_eigenvalues: How many of the largest eigenvalues to find; the gradient is split on their eigenvectors.
+        window: First and last step of a stretch in which every step is measured; None for none.
     """
 
     every: Natural = 10
@@ -55,6 +57,30 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     audit_every: Natural = 50
     num_examples: Count | None = None
     max_bytes: Count | None = None
+    num_eigenvalues: Count = 1
+    window: tuple[Count, Count] | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Whether a step is measured, wherever the run ends."""
+        first, last = self.window or (0, 0)
+        return self.every > 0 and (step == 1 or step % self.every == 0 or first <= step <= last)
+
+
+class FreezeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the preconditioner of an adaptive method is frozen: Adam becomes "frozen Adam".
+
+    Attributes:
+        after: Steps that fill P; from then on it stands still.
+        restart: Begin the run anew with that P, from the first weights and without momentum. The steps that filled it
+            come before the run and are not stored.
+        lr_before: Learning rate of these steps; None for the method's own. Only with `restart`.
+    References:
+        Cohen et al. 2022 (arXiv 2207.14484), section 4 and Figure 3 (anew), Figure 16 (in the middle of a run).
+    """
+
+    after: Count
+    restart: bool = False
+    lr_before: float | None = None
 
 
 class StopConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +104,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         schedule: A factor on its learning rate for every step.
         sam: Take the gradient uphill of the weights (sharpness-aware minimisation); None for where they are.
         clipping: A limit on the gradient of each step; None for none.
+        freeze: When P is frozen; None for never.
         average_restarts: Average the weights where the cycles of a `warm_restarts` schedule end, and store the mean.
         num_steps: Optimizer steps at most.
         batch_size: Examples a step; None for all of them (full batch).
@@ -95,6 +122,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     schedule: AnySchedule = Constant()
     sam: SharpnessAware | None = None
     clipping: AnyClipping | None = None
+    freeze: FreezeConfig | None = None
     average_restarts: bool = False
     num_steps: Count = 500
     batch_size: Count | None = None
@@ -122,6 +150,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         check_number("stop.divergence:", self.stop.divergence, lambda factor: factor > 1, "be above 1")
         check_number("checkpoint_seconds:", self.checkpoint_seconds, lambda seconds: seconds >= 0, "be at least 0")
         self._check_restarts()
+        self._check_freeze()
         # Building the rules checks their hyperparameters.
         _ = self.method.stability_threshold(), self.method.preconditioner
 
@@ -138,12 +167,44 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"{self.schedule.period}. Shorten schedule.period."
             )
 
+    def _check_freeze(self) -> None:
+        freeze = self.freeze
+        window = self.measure.window
+        if window is not None and window[0] > window[1]:
+            raise ConfigError(f"measure.window: its first step must not be after its last; got {list(window)}.")
+        if freeze is None:
+            return
+        if not self.method.preconditioner.is_adaptive or self.sam is not None:
+            raise ConfigError(
+                "freeze: needs a method whose P follows the gradients, such as adam, and no [sam]. Leave it out."
+            )
+        if freeze.lr_before is not None:
+            check_number("freeze.lr_before:", freeze.lr_before, lambda lr: lr > 0, "be positive and finite")
+        if freeze.lr_before is not None and not freeze.restart:
+            raise ConfigError("freeze.lr_before: is for the steps before a restart; set freeze.restart = true.")
+        if not freeze.restart and freeze.after >= self.num_steps:
+            raise ConfigError(
+                f"freeze.after: must come before the last of {self.num_steps} steps; got {freeze.after}. With "
+                "freeze.restart = true these steps come before the run."
+            )
+
     @property
     def label(self) -> str:
         """The method in prose, with what was put around it."""
         ascent = f" with {self.sam.label}" if self.sam is not None and self.sam.rho > 0 else ""
         clipped = f", clipped by {self.clipping.label}" if self.clipping is not None else ""
-        return f"{self.method.label}{ascent}{clipped}"
+        return f"{self.method.label}{ascent}{clipped}{self._frozen_label}"
+
+    @property
+    def _frozen_label(self) -> str:
+        if self.freeze is None:
+            return ""
+        where = "" if self.freeze.lr_before is None else f" of a run at rate {self.freeze.lr_before:g}"
+        return f" with P frozen after step {self.freeze.after}{where}"
+
+    def is_adaptive(self) -> bool:
+        """Whether P follows the gradients from the first step on, and means nothing in the first ones."""
+        return self.method.preconditioner.is_adaptive and not (self.freeze is not None and self.freeze.restart)
 
     def to_toml(self) -> str:
         """The configuration as TOML; `from_mapping` of its parse is equal to it, with tuples for lists."""
@@ -156,6 +217,7 @@ _TABLES: dict[str, Any] = {
     "schedule": Schedule,
     "sam": SharpnessAware | None,
     "clipping": Clipping | None,
+    "freeze": FreezeConfig | None,
     "measure": MeasureConfig,
     "stop": StopConfig,
 }

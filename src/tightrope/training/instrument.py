@@ -27,7 +27,7 @@ class Instrument:
     def __init__(self, config: RunConfig, problem: Problem, writer: RunWriter) -> None:
         self.config, self.writer = config.measure, writer
         self.method = config.label
-        self.is_adaptive = config.method.preconditioner.is_adaptive
+        self.is_adaptive = config.is_adaptive()
         self.batch = problem.first(config.measure.num_examples)
         self.seconds = 0.0
         self.steps: list[int] = []
@@ -36,6 +36,7 @@ class Instrument:
             problem.model,
             problem.loss_fn,
             params=problem.parameters,
+            k=config.measure.num_eigenvalues,
             rtol=config.measure.rtol,
             max_products=config.measure.max_products,
             seed=config.seed,
@@ -46,15 +47,18 @@ class Instrument:
 
     def is_due(self, step: int, is_last: bool) -> bool:
         """Whether a step is measured."""
-        every = self.config.every
-        return every > 0 and (step == 1 or step % every == 0 or is_last)
+        return self.config.is_due(step) or (is_last and self.config.every > 0)
 
-    def measure(self, step: int, frozen: Frozen, w: Tensor | None) -> tuple[Measurement, str]:
-        """The Hessian at w, before the step, against the method as the step left it; and the verdict's name."""
+    def measure(self, step: int, frozen: Frozen, w: Tensor | None, **also: float) -> tuple[Measurement, str]:
+        """The Hessian at w, before the step, against the method as the step left it; and the verdict's name.
+
+        What else is known of the step is stored with it.
+        """
         began = time.process_time()
         measurement = self.probe.measure(frozen, self.batch, w=w)
         said = verdict(measurement, step, is_adaptive=self.is_adaptive)
-        self.writer.write("measurement", step=step, **measurement.to_dict(), verdict=said.name, words=said.words)
+        judged = {"verdict": said.name, "words": said.words}
+        self.writer.write("measurement", step=step, **measurement.to_dict(), **also, **judged)
         self.steps.append(step)
         self.measurements.append(measurement)
         self.seconds += time.process_time() - began

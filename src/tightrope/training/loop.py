@@ -117,8 +117,10 @@ def _train(
         else:
             _take_up(session, state)
         keep = _Keeper(session, run_id, _identity(config, problem))
-        keep.now()
         try:
+            if state is None:
+                session.prepare()
+            keep.now()
             while session.outcome is None:
                 progress = session.advance()
                 if progress is not None:

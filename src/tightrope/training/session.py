@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tightrope.optim import SAM, Clipped, ClipTally, WarmRestarts, WeightAverage, freeze
+from tightrope.optim import SAM, Clipped, ClipTally, GradientMethod, WarmRestarts, WeightAverage, freeze
 from tightrope.parameters import weights_at
 from tightrope.problems import Batch, Problem
 from tightrope.stability import Measurement
@@ -54,18 +54,44 @@ class Session:
         self.config, self.problem, self.writer = config, problem, writer
         self.optimizer = _optimizer(config, problem)
         self.average = WeightAverage() if config.average_restarts else None
-        self.tally = None if config.clipping is None else ClipTally(config.clipping.label)
-        self.batches = Batches(problem, config.batch_size, config.seed)
+        self._begin()
         self.instrument = Instrument(config, problem, writer)
         self.step = 0
         self.outcome: str | None = None
         self._first_loss: float | None = None
         self._began = time.process_time()
 
+    def _begin(self) -> None:
+        """The data from its beginning, and nothing clipped yet."""
+        config = self.config
+        self.tally = None if config.clipping is None else ClipTally(config.clipping.label)
+        self.batches = Batches(self.problem, config.batch_size, config.seed)
+
     @property
     def seconds(self) -> float:
         """Process time spent on the run, that before it was resumed included."""
         return time.process_time() - self._began
+
+    def prepare(self) -> None:
+        """Fill the P of a run that begins with a frozen one: steps that are not stored, and back to the beginning."""
+        freezing = self.config.freeze
+        if freezing is None or not freezing.restart:
+            return
+        first = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        generator = torch.get_rng_state()
+        for step in range(1, freezing.after + 1):
+            self._evaluate(self.batches.next())
+            self._set_learning_rate(step, freezing.lr_before)
+            self._clip()
+            self.optimizer.step()
+        with torch.no_grad():
+            for name, tensor in self._tensors().items():
+                tensor.copy_(first[name])
+        for state in self.optimizer.state.values():
+            if "m" in state:
+                state["m"].zero_()
+        torch.set_rng_state(generator)
+        self._begin()
 
     def advance(self) -> Progress | None:
         """Take one step, store it, and measure if that is due; None where the loss diverged instead."""
@@ -84,6 +110,7 @@ class Session:
         is_last = step == config.num_steps or is_on_target
         is_due = self.instrument.is_due(step, is_last)
         w = self.problem.w.detach().clone() if is_due else None
+        self._freeze_when_due()
         self.optimizer.step()
         if self.average is not None and isinstance(config.schedule, WarmRestarts) and config.schedule.is_end(step - 1):
             self.average.update(self.problem.w)
@@ -165,15 +192,27 @@ class Session:
 
     def _measure(self, w: Tensor | None, clipped: Clipped | None) -> tuple[Measurement, str]:
         frozen = freeze(self.optimizer)
-        return self.instrument.measure(self.step, frozen if clipped is None else frozen.clipped(clipped), w)
+        frozen = frozen if clipped is None else frozen.clipped(clipped)
+        return self.instrument.measure(self.step, frozen, w, second_moment_norm=_second_moment_norm(self.optimizer))
+
+    def _freeze_when_due(self) -> None:
+        """Hold P from the step on that the configuration says: a checkpoint does not hold that it is held."""
+        freezing = self.config.freeze
+        if freezing is not None and (freezing.restart or self.step > freezing.after):
+            assert isinstance(self.optimizer, GradientMethod)
+            self.optimizer.freeze_preconditioner()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a step changes of the model."""
+        return {"w": self.problem.w.detach(), **dict(self.problem.model.named_buffers())}
 
     def _loss_at(self, w: Tensor) -> float:
         problem = self.problem
         with weights_at(problem.parameters, w), torch.no_grad():
             return problem.loss_fn(problem.model, problem.batch).item()
 
-    def _set_learning_rate(self, step: int) -> float:
-        lr = self.config.method.lr * self.config.schedule(step - 1)
+    def _set_learning_rate(self, step: int, peak: float | None = None) -> float:
+        lr = (peak or self.config.method.lr) * self.config.schedule(step - 1)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
@@ -191,6 +230,12 @@ def _optimizer(config: RunConfig, problem: Problem) -> torch.optim.Optimizer:
     needs_shapes = config.method.preconditioner.needs_shapes
     base = config.method.build(problem.parameters if needs_shapes else [problem.w])
     return base if config.sam is None else config.sam.wrap(base, seed=config.seed, model=problem.model)
+
+
+def _second_moment_norm(optimizer: torch.optim.Optimizer) -> float:
+    """2-norm of nu over all parameters; NaN where the method has none as such."""
+    moments = [state["nu"] for state in optimizer.state.values() if isinstance(state.get("nu"), Tensor)]
+    return float(torch.cat([nu.flatten() for nu in moments]).norm()) if moments else math.nan
 
 
 def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

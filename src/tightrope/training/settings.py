@@ -27,7 +27,7 @@ from tightrope.optim import (
 )
 from tightrope.problems import PROBLEMS
 
-from .config import MeasureConfig, RunConfig, StopConfig
+from .config import FreezeConfig, MeasureConfig, RunConfig, StopConfig
 
 Kind = type[msgspec.Struct]
 
@@ -36,7 +36,7 @@ def _by_name(union: Any) -> dict[str, Kind]:
     return {str(kind.__struct_config__.tag): kind for kind in typing.get_args(union)}
 
 
-TABLES: dict[str, Kind] = {"measure": MeasureConfig, "stop": StopConfig, "sam": SharpnessAware}
+TABLES: dict[str, Kind] = {"measure": MeasureConfig, "stop": StopConfig, "sam": SharpnessAware, "freeze": FreezeConfig}
 """Tables that hold always the same settings."""
 NAMED_TABLES: dict[str, Mapping[str, Kind]] = {
     "problem": PROBLEMS,
@@ -50,7 +50,7 @@ RULES: dict[str, Mapping[str, Kind]] = {
     "preconditioner_rule": _by_name(Identity | RMS | Accumulated | Factored),
 }
 """Tables inside a custom method."""
-OPTIONAL = {"schedule", "clipping", "sam"}
+OPTIONAL = {"schedule", "clipping", "sam", "freeze"}
 
 
 def load(path: Path) -> dict[str, Any]:
