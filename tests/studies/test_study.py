@@ -16,10 +16,22 @@ BOWL = RunConfig(problem=Quadratic(), method=RECIPES["gd"](lr=0.1), num_steps=20
 
 
 def test_a_key_is_that_of_the_stored_configuration_and_does_not_change():
-    assert run_key(BOWL) == "8adcc6429dfaf4b2"
+    assert run_key(BOWL) == "822d0c5da3ad3895"
     assert run_key(msgspec.structs.replace(BOWL, method=RECIPES["gd"](lr=1))) == run_key(
         msgspec.structs.replace(BOWL, method=RECIPES["gd"](lr=1.0))
     )
+
+
+def test_a_setting_that_is_new_leaves_old_runs_their_keys_and_their_state(tmp_path):
+    case, folder = Case("bowl", BOWL), StudyFolder(tmp_path)
+    run(BOWL, out=folder.run_path(case.key))
+    path = folder.run_path(case.key) / "config.toml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(("num_eigenvalues", "audit_every"))))
+    assert len(path.read_text().splitlines()) == len(lines) - 2
+    assert folder.state(case).state == "done"
+    path.write_text("".join(lines).replace("num_eigenvalues = 1", "num_eigenvalues = 2"))
+    assert folder.state(case).state == "failed"
 
 
 @pytest.mark.parametrize(

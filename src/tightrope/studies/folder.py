@@ -7,13 +7,14 @@ version of the study that asked for them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tightrope.errors import StoreError
+from tightrope.errors import ConfigError, StoreError
 from tightrope.store import CONFIG, EVENTS, RunRecord, read_run, replace_file
+from tightrope.training import RunConfig, from_mapping
 
 from .check import Outcome
 from .study import Case, Study, stored
@@ -95,7 +96,7 @@ class StudyFolder:
         except StoreError as error:
             return RunState("failed", reason=str(error))
         step = len(record.steps["step"])
-        if record.config != stored(case.config):
+        if not _holds(record.config, case.config):
             return RunState("failed", step, f"{path / CONFIG} was changed; put it back, or delete {path}.", record)
         if record.outcome in ENDED:
             return RunState("done", step, record=record)
@@ -136,6 +137,14 @@ class StudyFolder:
             raise StoreError(
                 f"study: {path} must be writable; {error.strerror or error}. Choose another --out."
             ) from error
+
+
+def _holds(table: Mapping[str, Any], config: RunConfig) -> bool:
+    """Whether a stored table is a configuration; settings that it lacks are at their defaults."""
+    try:
+        return from_mapping(table) == from_mapping(stored(config))
+    except ConfigError:
+        return False
 
 
 def _outcome(case: Case, state: RunState) -> Outcome:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+import msgspec
 
 from tightrope.errors import ConfigError, did_you_mean
 from tightrope.training import RunConfig, from_mapping, override
@@ -104,14 +107,29 @@ def check_scale(scale: str) -> None:
 
 
 def run_key(config: RunConfig) -> str:
-    """Sixteen hexadecimal digits of a configuration, as it is stored: 1 and 1.0 are the same learning rate."""
-    text = from_mapping(stored(config)).to_toml()
+    """Sixteen hexadecimal digits of a configuration, as it is stored: 1 and 1.0 are the same learning rate.
+
+    Settings at their defaults do not enter, so that a setting that is new leaves old runs their keys.
+    """
+    text = json.dumps(_essence(from_mapping(stored(config))), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def stored(config: RunConfig) -> dict[str, Any]:
     """A configuration as a run directory holds it."""
     return tomllib.loads(config.to_toml())
+
+
+def _essence(value: Any) -> Any:
+    """What a configuration says beyond its defaults, as plain values."""
+    if not isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    said = {
+        field.name: _essence(part)
+        for field in msgspec.structs.fields(value)
+        if (part := getattr(value, field.name)) != field.default
+    }
+    return {"name": value.__struct_config__.tag, **said}
 
 
 def _with_settings(name: str, cases: tuple[Case, ...], settings: tuple[str, ...]) -> tuple[Case, ...]:
