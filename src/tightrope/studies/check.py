@@ -70,19 +70,19 @@ class AtItsEdge(Check):
     Attributes:
         claim: In words.
         band: For value - residual and value + residual.
-        may_fall_short: Label of a run that may end short of its edge, and is then reported so.
+        may_fall_short: Labels of runs that may end short of their edge, and are then reported so.
     """
 
     claim: str
     band: Band
-    may_fall_short: str = ""
+    may_fall_short: tuple[str, ...] = ()
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         return [self._one(outcome) for outcome in outcomes]
 
     def _one(self, outcome: Outcome) -> Finding:
         finding = plateau_finding(f"{outcome.label}: {self.claim}", outcome, self.band)
-        if outcome.label == self.may_fall_short and outcome.record is not None and stays_short(outcome.record):
+        if outcome.label in self.may_fall_short and outcome.record is not None and stays_short(outcome.record):
             return replace(finding, result="PASS", why=f"{finding.why} The smallest rate may (Appendix D).")
         return finding
 
@@ -117,7 +117,7 @@ class MostAtTheirEdge(Check):
         return Finding(
             f"{name}: {self.claim}",
             f"{in_band} of {len(found)} ({numbers})",
-            f"{self.at_least} in {_band_words(self.band)}",
+            f"{self.at_least} in {band_words(self.band)}",
             result,
             "; ".join(others),
         )
@@ -167,7 +167,7 @@ class Exact(Check):
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         value = float(self.compute())
-        return [Finding(self.claim, f"{value:.6g}", _band_words(self.band), decide(value, 0.0, self.band), "computed")]
+        return [Finding(self.claim, f"{value:.6g}", band_words(self.band), decide(value, 0.0, self.band), "computed")]
 
 
 def decide(value: float, residual: float, band: Band) -> Result:
@@ -186,7 +186,7 @@ def verdict_of(findings: Sequence[Finding]) -> Result:
 
 def plateau_finding(claim: str, outcome: Outcome, band: Band) -> Finding:
     """Whether the median ratio over a run's plateau lies in a band."""
-    words = _band_words(band)
+    words = band_words(band)
     if outcome.record is None:
         return Finding(claim, "", words, "UNDECIDED", outcome.reason)
     verdict = outcome.record.verdict
@@ -241,7 +241,8 @@ def _interval(share: tuple[float, float]) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
-def _band_words(band: Band) -> str:
+def band_words(band: Band) -> str:
+    """A band as it is printed."""
     low, high = band
     if high == math.inf:
         return f">= {low:.10g}"

@@ -40,6 +40,10 @@ class Case:
         return run_key(self.config)
 
 
+Grids = tuple[tuple[Scale, Callable[[], Sequence[Case]]], ...]
+"""What gives the runs at each scale."""
+
+
 @dataclass(frozen=True)
 class Panel:
     """One panel of the figure: a column of the runs' measurements or steps over the step, a line a run.
@@ -74,7 +78,7 @@ class Study:
     figure: str
     version: int
     checks: tuple[Check, ...]
-    grids: tuple[tuple[Scale, Callable[[], Sequence[Case]]], ...] = ()
+    grids: Grids = ()
     panels: tuple[Panel, ...] = ()
 
     @property

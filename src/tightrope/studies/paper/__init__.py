@@ -1,9 +1,11 @@
 """The figures of Cohen et al. 2022 (arXiv 2207.14484) as studies, a module a family."""
 
 from .adaptive import ADAPTIVE
+from .frozen import FROZEN
 from .momentum import FIG13
 from .parabola import EXACT
+from .sharpening import SHARPENING
 
-STUDIES = {study.name: study for study in (*ADAPTIVE, FIG13, *EXACT)}
+STUDIES = {study.name: study for study in (*ADAPTIVE, *FROZEN, *SHARPENING, FIG13, *EXACT)}
 
 __all__ = ["STUDIES"]

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from ..check import AboveMoreOften
 from ..study import Case, Panel, Study
-from .adaptive import chebyshev_run
+from .networks import chebyshev_run, cifar_run, logspace
 
 THREE = (
-    ("Gradient descent", "gd", (0.2, 0.3, 0.45, 0.67, 1.0)),
-    ("Heavy ball", "heavyball", (0.05, 0.066, 0.087, 0.114, 0.15)),
-    ("Nesterov", "nesterov", (0.0316, 0.0422, 0.0562, 0.075, 0.1)),
+    ("Gradient descent", "gd", (0.2, 0.3, 0.45, 0.67, 1.0), logspace(0.02, 0.2, 5)),
+    ("Heavy ball", "heavyball", (0.05, 0.066, 0.087, 0.114, 0.15), logspace(0.002, 0.02, 5)),
+    ("Nesterov", "nesterov", (0.0316, 0.0422, 0.0562, 0.075, 0.1), logspace(0.002, 0.02, 5)),
 )
-"""Label, method with beta1 = 0.9 in standard form, and five rates, evenly spaced on a logarithmic axis."""
+"""Label, method with beta1 = 0.9 in standard form, five rates for the Chebyshev network, and the paper's five."""
 
 
-def _three() -> list[Case]:
+def _three_small() -> list[Case]:
     return [
-        Case(f"{label}, lr {lr:g}", chebyshev_run(method, lr), label) for label, method, rates in THREE for lr in rates
+        Case(f"{label}, lr {lr:g}", chebyshev_run({"name": method, "lr": lr}), label)
+        for label, method, rates, _ in THREE
+        for lr in rates
+    ]
+
+
+def _three(num_examples: int | None, num_steps: int) -> list[Case]:
+    return [
+        Case(f"{label}, lr {lr:g}", cifar_run({"name": method, "lr": lr}, num_steps, num_examples), label)
+        for label, method, _, rates in THREE
+        for lr in rates
     ]
 
 
@@ -24,8 +34,12 @@ FIG13 = Study(
     name="fig13",
     title="Gradient descent and Nesterov hover above the edge, heavy ball oscillates around it",
     figure="Figure 13",
-    version=1,
-    grids=(("small", _three),),
+    version=2,
+    grids=(
+        ("small", _three_small),
+        ("cpu", lambda: _three(2000, 1000)),
+        ("paper", lambda: _three(None, 3000)),
+    ),
     panels=(Panel("loss", is_log=True), Panel("ratio", edge=1.0)),
     checks=tuple(
         AboveMoreOften(f"{name} is above its edge more often than heavy ball", name, "Heavy ball")

@@ -1,0 +1,208 @@
+"""Checks of what happens step by step at the edge: the order of events in a cycle, and where the spikes live.
+
+Legend: R = ratio, S = raw sharpness, G = gradient norm, N = norm of the second moment nu; one value a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from tightrope.store import RunRecord
+
+from .check import Check, Finding, Outcome, Result
+
+Array = np.ndarray
+SPIKE = 2.0
+"""A spike is above so many times its running median."""
+MEDIAN_WINDOW = 41
+"""Steps of the running median: longer than a spike, and shorter than what changes its base."""
+LEAST_CORRELATION = 0.3
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The steps of a run that were measured one after the other, as columns (n,)."""
+
+    step: Array
+    ratio: Array
+    residual: Array
+    sharpness: Array
+    sharpness_residual: Array
+    grad_norm: Array
+    second_moment_norm: Array
+    semi_gradient_sq: Array
+    semi_gradient_sq_top: Array
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Stretch:
+        """The window of the run's configuration."""
+        first, last = record.config["measure"]["window"]
+        m, steps = record.measurements, record.steps
+        inside = (m["step"] >= first) & (m["step"] <= last)
+        norms = dict(zip(steps["step"], steps["grad_norm"], strict=True))
+        columns = {name: m[name][inside] for name in cls.__dataclass_fields__ if name != "grad_norm"}
+        return cls(**columns, grad_norm=np.array([norms[step] for step in columns["step"]]))
+
+    def crossings(self) -> list[int]:
+        """Places at which the ratio, surely below 1 before, is surely above it for the first time."""
+        found, was_below = [], False
+        for place, (low, high) in enumerate(zip(self.ratio - self.residual, self.ratio + self.residual, strict=True)):
+            if high < 1:
+                was_below = True
+            elif low > 1 and was_below:
+                found.append(place)
+                was_below = False
+        return found
+
+
+def lag(a: Array, b: Array, most: int) -> tuple[int, float]:
+    """By how many steps b follows a where their correlation is largest, and that correlation.
+
+    Args:
+        a, b: (n,) each.
+        most: Lags of so many steps either way are tried.
+    """
+    tried = [
+        (_correlation(a[max(0, -k) : len(a) - max(0, k)], b[max(0, k) : len(b) + min(0, k)]), k)
+        for k in range(-most, most + 1)
+    ]
+    best, place = max(tried)
+    return place, best
+
+
+@dataclass(frozen=True)
+class OrderOfEvents(Check):
+    """In a cycle the ratio crosses 1, the gradient grows after it, nu after that, and as nu grows the ratio falls.
+
+    Decided by the lags of the largest cross-correlation, over at most half a cycle either way: of the gradient's norm
+    behind the ratio and of nu's norm behind the gradient's (both must be positive, in logarithms), and of the fall of
+    the ratio behind the growth of nu (which must not be negative). The ratio is taken at both ends of its residual.
+
+    Attributes:
+        label: Of the run.
+    """
+
+    label: str
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        claim, band = f"{self.label}: crossing, then gradient, then nu, and the ratio falls", "lags > 0, > 0, >= 0"
+        stretch = _stretch(self.label, outcomes)
+        if isinstance(stretch, str):
+            return [Finding(claim, "", band, "UNDECIDED", stretch)]
+        crossings = stretch.crossings()
+        if len(crossings) < 2:
+            return [Finding(claim, "", band, "UNDECIDED", f"{len(crossings)} crossings in the window")]
+        most = max(2, int(np.median(np.diff(crossings))) // 2)
+        ends = [stretch.ratio + sign * stretch.residual for sign in (0, -1, 1)]
+        found = [_lags(stretch, ratio, most) for ratio in ends]
+        sure = [all(c >= LEAST_CORRELATION for _, c in lags) for lags in found]
+        right = [lags[0][0] > 0 and lags[1][0] > 0 and lags[2][0] >= 0 for lags in found]
+        holds = [a and b for a, b in zip(sure, right, strict=True)]
+        result: Result = "PASS" if all(holds) else "UNDECIDED" if any(holds) else "MISS"
+        number = ", ".join(f"{k:+d}" for k, _ in found[0])
+        why = f"{len(crossings)} crossings; correlations {', '.join(f'{c:.2f}' for _, c in found[0])}"
+        return [Finding(claim, number, band, result, why)]
+
+
+@dataclass(frozen=True)
+class SharpnessOverACycle(Check):
+    """From a crossing to the lowest ratio of its cycle raw sharpness falls, or it does not.
+
+    The number is the median over the cycles of the relative change; the fall of a run that resolves its instability by
+    adapting P is none.
+
+    Attributes:
+        claim: In words.
+        label: Of the run.
+        falls: Whether it must fall.
+    """
+
+    claim: str
+    label: str
+    falls: bool
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        claim, band = f"{self.label}: {self.claim}", "< 0" if self.falls else ">= 0"
+        stretch = _stretch(self.label, outcomes)
+        if isinstance(stretch, str):
+            return [Finding(claim, "", band, "UNDECIDED", stretch)]
+        starts = stretch.crossings()
+        if not starts:
+            return [Finding(claim, "", band, "UNDECIDED", "no crossing in the window")]
+        ends = [*starts[1:], len(stretch.step)]
+        lowest = [start + int(np.argmin(stretch.ratio[start:end])) for start, end in zip(starts, ends, strict=True)]
+        S, error = stretch.sharpness, stretch.sharpness_residual
+        change, low, high = (
+            float(np.median((S + sign * error)[lowest] / (S - sign * error)[starts] - 1)) for sign in (0, -1, 1)
+        )
+        holds = [(end < 0) is self.falls for end in (low, high)]
+        result: Result = "PASS" if all(holds) else "UNDECIDED" if any(holds) else "MISS"
+        number = f"{change:+.2%} +- {max(high - change, change - low):.1%}"
+        return [Finding(claim, number, band, result, f"median of {len(starts)} cycles")]
+
+
+@dataclass(frozen=True)
+class SpikesInTheTop(Check):
+    """What the squared norm of P^-1/2 g exceeds its running median by at its spikes lies in the top eigenvectors.
+
+    Attributes:
+        claim: In words.
+        at_least: Share of the excess, all spikes together.
+        labels: Of the runs.
+    """
+
+    claim: str
+    at_least: float
+    labels: tuple[str, ...]
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        return [self._one(label, outcomes) for label in self.labels]
+
+    def _one(self, label: str, outcomes: Sequence[Outcome]) -> Finding:
+        claim, band = f"{label}: {self.claim}", f">= {self.at_least:.0%}"
+        stretch = _stretch(label, outcomes)
+        if isinstance(stretch, str):
+            return Finding(claim, "", band, "UNDECIDED", stretch)
+        whole, top = stretch.semi_gradient_sq, stretch.semi_gradient_sq_top
+        base = running_median(whole)
+        is_spike = whole > SPIKE * base
+        if not is_spike.any():
+            return Finding(claim, "", band, "UNDECIDED", f"no step of the window exceeds {SPIKE:g} times the median")
+        share = float((top - running_median(top))[is_spike].sum() / (whole - base)[is_spike].sum())
+        result: Result = "PASS" if share >= self.at_least else "MISS"
+        why = f"{is_spike.sum()} of {len(whole)} steps are spikes, up to {np.max(whole / base):.0f} times the median"
+        return Finding(claim, f"{share:.1%}", band, result, why)
+
+
+def running_median(values: Array) -> Array:
+    """Median of each value's surroundings, (n,); beyond the ends the outermost value stands."""
+    half = MEDIAN_WINDOW // 2
+    padded = np.pad(values, half, mode="edge")
+    medians: Array = np.median(sliding_window_view(padded, MEDIAN_WINDOW), axis=1)
+    return medians
+
+
+def _stretch(label: str, outcomes: Sequence[Outcome]) -> Stretch | str:
+    """The window of the run with a label, or why there is none."""
+    [outcome] = [each for each in outcomes if each.label == label]
+    if outcome.record is None:
+        return outcome.reason
+    stretch = Stretch.of(outcome.record)
+    if len(stretch.step) < MEDIAN_WINDOW or not np.isfinite(stretch.ratio).all():
+        return "the window was not measured to its end"
+    return stretch
+
+
+def _lags(stretch: Stretch, R: Array, most: int) -> list[tuple[int, float]]:
+    G, N = np.log(stretch.grad_norm), np.log(stretch.second_moment_norm)
+    return [lag(R, G, most), lag(G, N, most), lag(np.diff(N), -np.diff(R), most)]
+
+
+def _correlation(a: Array, b: Array) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / scale if scale else 0.0

@@ -1,0 +1,109 @@
+"""Checks of minibatch training: where the ratio lies in the middle of it, and that it never goes far beyond 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+import numpy as np
+
+from tightrope.store import RunRecord
+
+from .check import Check, Finding, Outcome, Result
+from .solutions import setting
+
+
+@dataclass(frozen=True)
+class RatioFallsWith(Check):
+    """The mean ratio over the middle half of training, averaged over seeds, moves one way with a setting.
+
+    Judged at each value of another setting that is held; both ends of the mean residual must support the order.
+
+    Attributes:
+        claim: In words.
+        by: Path of the setting, such as method.lr.
+        held: Path of the one that is held.
+        rises: Whether it rises with `by`, instead of falling.
+    """
+
+    claim: str
+    by: str
+    held: str
+    rises: bool = False
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        waiting = [each for each in outcomes if each.record is None]
+        band = "rising" if self.rises else "falling"
+        if waiting:
+            return [Finding(self.claim, "", band, "UNDECIDED", f"{waiting[0].label}: {waiting[0].reason}")]
+        records = sorted((each.record for each in outcomes if each.record is not None), key=self._held)
+        return [self._one(value, list(group), band) for value, group in groupby(records, self._held)]
+
+    def _held(self, record: RunRecord) -> float:
+        return setting(record, self.held)
+
+    def _one(self, held: float, records: list[RunRecord], band: str) -> Finding:
+        claim = f"{self.held.split('.')[-1]} {held:g}: {self.claim}"
+        values = sorted({setting(record, self.by) for record in records}, reverse=not self.rises)
+        means = [_mean([each for each in records if setting(each, self.by) == value]) for value in values]
+        if any(math.isnan(mean) for mean, _ in means):
+            return Finding(claim, "", band, "UNDECIDED", "a run has no ratio in the middle half of training")
+        is_sure = all(a + ra < b - rb for (a, ra), (b, rb) in pairwise(means))
+        is_possible = all(a - ra < b + rb for (a, ra), (b, rb) in pairwise(means))
+        result: Result = "PASS" if is_sure else "UNDECIDED" if is_possible else "MISS"
+        pairs = list(zip(values, means, strict=True))
+        number = " ".join(f"{mean:.3f}" for _, (mean, _) in sorted(pairs))
+        return Finding(
+            claim, number, band, result, f"{self.by.split('.')[-1]} {' '.join(f'{v:g}' for v in sorted(values))}"
+        )
+
+
+@dataclass(frozen=True)
+class NeverFarBeyond(Check):
+    """After the first steps the ratio of no run exceeds a bound.
+
+    Attributes:
+        claim: In words.
+        after: Step.
+        below: The bound.
+    """
+
+    claim: str
+    after: int
+    below: float
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        band = f"< {self.below:g}"
+        waiting = [each for each in outcomes if each.record is None]
+        if waiting:
+            return [Finding(self.claim, "", band, "UNDECIDED", f"{waiting[0].label}: {waiting[0].reason}")]
+        found = [(*_highest(each.record, self.after), each.label) for each in outcomes if each.record is not None]
+        ratio, residual, label = max(found)
+        low, high = ratio - residual, ratio + residual
+        result: Result = "PASS" if high < self.below else "MISS" if low >= self.below else "UNDECIDED"
+        beyond = sum(each[0] >= self.below for each in found)
+        why = f"of {label}; {beyond} of {len(found)} runs go beyond, after step {self.after}"
+        return [Finding(self.claim, f"{ratio:.3f} +- {residual:.1g}", band, result, why)]
+
+
+def _mean(records: Sequence[RunRecord]) -> tuple[float, float]:
+    """Mean ratio over the middle half of each run, averaged over runs, and the mean residual."""
+    halves = [_middle(record) for record in records]
+    return float(np.mean([ratio.mean() for ratio, _ in halves])), float(np.mean([r.mean() for _, r in halves]))
+
+
+def _middle(record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
+    m, last = record.measurements, record.num_steps
+    inside = (m["step"] >= last / 4) & (m["step"] <= 3 * last / 4) & np.isfinite(m["ratio"])
+    if not inside.any():
+        return np.array([math.nan]), np.array([math.nan])
+    return m["ratio"][inside], m["residual"][inside]
+
+
+def _highest(record: RunRecord, after: int) -> tuple[float, float]:
+    m = record.measurements
+    late = (m["step"] > after) & np.isfinite(m["ratio"])
+    place = int(np.argmax(np.where(late, m["ratio"], -math.inf)))
+    return float(m["ratio"][place]), float(m["residual"][place])

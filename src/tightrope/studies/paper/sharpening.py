@@ -1,0 +1,111 @@
+"""Figures 8, 9 and 18: at the adaptive edge raw sharpness keeps rising, and what happens there step by step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..check import AtItsEdge
+from ..cycles import OrderOfEvents, SharpnessOverACycle, SpikesInTheTop
+from ..growth import RawGrowth
+from ..study import Case, Grids, Panel, Study
+from .adaptive import AT_THE_EDGE
+from .networks import adam, chebyshev_run, cifar_run
+
+BETA2 = 0.99
+RAW = {"sharpness": True}
+RATES = (1e-4, 3.16e-4, 1e-3, 1e-2)
+RATES_ON_CIFAR = (5e-5, 1e-4, 2e-4, 4e-4)
+"""Of the paper's four, Figure 9 names the smallest and the largest; they are evenly spaced here."""
+SMALL, LARGE = "small lr", "large lr"
+WINDOW = {SMALL: (1e-3, (4001, 4200)), LARGE: (1e-1, (2001, 2200))}
+"""Figure 9 on the Chebyshev network: rates and the 200 steps that are looked at."""
+
+
+def _four_small() -> list[Case]:
+    return [Case(f"lr {lr:g}", chebyshev_run(adam(lr, beta2=BETA2), measure=RAW), "Adam") for lr in RATES]
+
+
+def _four(num_examples: int | None, num_steps: int) -> list[Case]:
+    return [
+        Case(f"lr {lr:g}", cifar_run(adam(lr, beta2=BETA2), num_steps, num_examples, 100, measure=RAW), "Adam")
+        for lr in RATES_ON_CIFAR
+    ]
+
+
+def _closely(window: tuple[int, int]) -> dict[str, Any]:
+    """Every step of a window, without audits in it; the four largest eigenvalues."""
+    return {**RAW, "window": list(window), "num_eigenvalues": 4, "audit_every": 0}
+
+
+def _zoomed_small() -> list[Case]:
+    return [
+        Case(name, chebyshev_run(adam(lr, beta2=BETA2), window[1], measure=_closely(window)), name)
+        for name, (lr, window) in WINDOW.items()
+    ]
+
+
+def _zoomed(num_examples: int | None, window: tuple[int, int]) -> list[Case]:
+    return [
+        Case(name, cifar_run(adam(lr, beta2=BETA2), window[1], num_examples, 100, measure=_closely(window)), name)
+        for name, lr in ((SMALL, 5e-5), (LARGE, 4e-4))
+    ]
+
+
+ZOOMED: Grids = (
+    ("small", _zoomed_small),
+    ("cpu", lambda: _zoomed(1000, (801, 1000))),
+    ("paper", lambda: _zoomed(None, (1001, 1200))),
+)
+"""Runs that figures 9 and 18 share."""
+
+FIG8 = Study(
+    name="fig8",
+    title="At the adaptive edge raw sharpness keeps rising",
+    figure="Figure 8",
+    version=1,
+    grids=(
+        ("small", _four_small),
+        ("cpu", lambda: _four(1000, 2000)),
+        ("paper", lambda: _four(None, 2000)),
+    ),
+    panels=(Panel("loss", is_log=True), Panel("ratio", edge=1.0), Panel("sharpness", is_log=True)),
+    checks=(
+        AtItsEdge("preconditioned sharpness is flat at the threshold", AT_THE_EDGE),
+        RawGrowth("raw sharpness keeps rising", (1.5, math.inf), (f"lr {RATES[0]:g}", f"lr {RATES_ON_CIFAR[0]:g}")),
+    ),
+)
+FIG9 = Study(
+    name="fig9",
+    title="Two hundred steps at the edge, one by one",
+    figure="Figure 9",
+    version=1,
+    grids=ZOOMED,
+    panels=(
+        Panel("loss", is_log=True),
+        Panel("ratio", edge=1.0),
+        Panel("sharpness"),
+        Panel("grad_norm"),
+        Panel("second_moment_norm"),
+    ),
+    checks=(
+        OrderOfEvents(SMALL),
+        SharpnessOverACycle("raw sharpness does not fall as the ratio does", SMALL, falls=False),
+        SharpnessOverACycle("raw sharpness falls too", LARGE, falls=True),
+    ),
+)
+FIG18 = Study(
+    name="fig18",
+    title="The spikes of the gradient live in the top eigenvectors",
+    figure="Figure 18",
+    version=1,
+    grids=ZOOMED,
+    panels=(
+        Panel("loss", is_log=True),
+        Panel("ratio", edge=1.0),
+        Panel("semi_gradient_sq"),
+        Panel("semi_gradient_sq_top"),
+    ),
+    checks=(SpikesInTheTop("the spikes of |P^-1/2 g|^2 are in the top four eigenvectors", 0.9, (SMALL, LARGE)),),
+)
+SHARPENING = (FIG8, FIG9, FIG18)

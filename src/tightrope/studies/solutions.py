@@ -1,0 +1,157 @@
+"""Checks across runs: how a number at the end of training moves with a setting, and at what speed it was reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+import numpy as np
+
+from tightrope.store import RunRecord
+
+from .check import Check, Finding, Outcome, Result
+
+Array = np.ndarray
+Quantity = Literal["sharpness", "test error"]
+NUM_FOR_A_RANK = 4
+"""Settings below which a rank correlation says too little."""
+
+
+def at_the_end(record: RunRecord, quantity: Quantity) -> tuple[float, float]:
+    """A number of the run where it ended, and its residual."""
+    if quantity == "test error":
+        return float(record.test["error"]), 0.0
+    m = record.measurements
+    return float(m["sharpness"][-1]), float(m["sharpness_residual"][-1])
+
+
+def setting(record: RunRecord, path: str) -> float:
+    """A number of the run's configuration, such as method.lr."""
+
+    def enter(table: Mapping[str, Any], key: str) -> Any:
+        return table[key]
+
+    return float(reduce(enter, path.split("."), record.config))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class FallsWith(Check):
+    """A number at the end of training falls as a setting grows: Spearman's rank correlation, seeds averaged first.
+
+    Runs that share the setting and the series are averaged. The residuals decide as well: at one end each value is
+    moved by its own so that it speaks against the claim, at the other for it.
+
+    Attributes:
+        claim: In words.
+        quantity: "sharpness" of the last measurement, or "test error".
+        by: Path of the setting, such as method.lr.
+        at_most: The correlation must be at most this.
+        series: Of the runs.
+    """
+
+    claim: str
+    quantity: Quantity
+    by: str
+    at_most: float
+    series: str
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        claim, band = f"{self.series}: {self.claim}", f"<= {self.at_most:g}"
+        mine = [each for each in outcomes if each.series == self.series]
+        records = [each.record for each in mine if each.record is not None]
+        if len(records) < len(mine):
+            waiting = next(each for each in mine if each.record is None)
+            return [Finding(claim, "", band, "UNDECIDED", f"{waiting.label}: {waiting.reason}")]
+        astray = [each.label for each in mine if each.record is not None and each.record.outcome != "target_loss"]
+        x, y, residual = _means(records, self.by, self.quantity)
+        numbers = " ".join(f"{value:.3g}" for value in y)
+        if astray:
+            return [Finding(claim, "", band, "UNDECIDED", f"{astray[0]} did not reach the loss it is compared at")]
+        if len(x) < NUM_FOR_A_RANK:
+            return [Finding(claim, "", band, "UNDECIDED", f"{len(x)} settings")]
+        against = np.sign(np.arange(len(x)) - (len(x) - 1) / 2) * residual
+        rho, weak, strong = (rank_correlation(x, y + sign * against) for sign in (0, 1, -1))
+        result: Result = "PASS" if weak <= self.at_most else "UNDECIDED" if strong <= self.at_most else "MISS"
+        return [Finding(claim, f"{rho:.2f}", band, result, f"{self.quantity} {numbers} as {self.by} grows")]
+
+
+@dataclass(frozen=True)
+class SharperAtEqualSteps(Check):
+    """At the same number of steps to a loss one method's solution is sharper than another's, over the range they share.
+
+    Sharpness is interpolated between the runs of a series, in logarithms of steps and sharpness; the number is the
+    smallest ratio of the two over the range of steps that both series cover.
+
+    Attributes:
+        claim: In words.
+        series, than: The two.
+    """
+
+    claim: str
+    series: str
+    than: str
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        band = f"{self.series} / {self.than} > 1"
+        for outcome in outcomes:
+            if outcome.series in (self.series, self.than) and outcome.record is None:
+                return [Finding(self.claim, "", band, "UNDECIDED", f"{outcome.label}: {outcome.reason}")]
+        ours, theirs = (_curve(outcomes, name) for name in (self.series, self.than))
+        if min(len(ours[0]), len(theirs[0])) < 2:
+            return [Finding(self.claim, "", band, "UNDECIDED", "fewer than two runs of a series reached the loss")]
+        first, last = max(ours[0][0], theirs[0][0]), min(ours[0][-1], theirs[0][-1])
+        if first >= last:
+            return [Finding(self.claim, "", band, "UNDECIDED", "the two cover no steps in common")]
+        steps = np.linspace(first, last, 101)
+        ratio, low, high = (
+            float(np.exp((_at(steps, ours, sign) - _at(steps, theirs, -sign)).min())) for sign in (0, -1, 1)
+        )
+        result: Result = "PASS" if low > 1 else "UNDECIDED" if high > 1 else "MISS"
+        why = f"smallest ratio over {np.exp(first):.0f} to {np.exp(last):.0f} steps, the range that both cover"
+        return [Finding(self.claim, f"{ratio:.2f} +- {max(high - ratio, ratio - low):.1g}", band, result, why)]
+
+
+def rank_correlation(x: Array, y: Array) -> float:
+    """Spearman's rank correlation of two columns (n,); equal values share their mean rank."""
+    a, b = (_ranks(values) for values in (x, y))
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / scale if scale else 0.0
+
+
+def _ranks(values: Array) -> Array:
+    below = (values[:, None] > values[None, :]).sum(axis=1)
+    equal = (values[:, None] == values[None, :]).sum(axis=1)
+    ranks: Array = below + (equal - 1) / 2
+    return ranks
+
+
+def _means(records: Sequence[RunRecord], by: str, quantity: Quantity) -> tuple[Array, Array, Array]:
+    """Each setting once, ascending, with the mean of the number over its runs, and of the residual."""
+    rows = [(setting(record, by), *at_the_end(record, quantity)) for record in records]
+    x = np.unique([row[0] for row in rows])
+    y, residual = (np.array([np.mean([row[part] for row in rows if row[0] == each]) for each in x]) for part in (1, 2))
+    return x, y, residual
+
+
+Curve = tuple[Array, Array, Array]
+
+
+def _curve(outcomes: Sequence[Outcome], series: str) -> Curve:
+    """Logarithms of steps (ascending) and of sharpness at both ends of its residual, of the runs that got there."""
+    records = [each.record for each in outcomes if each.series == series and each.record is not None]
+    rows = sorted(
+        (np.log(record.num_steps), *at_the_end(record, "sharpness"))
+        for record in records
+        if record.outcome == "target_loss"
+    )
+    steps, value, residual = (np.array([row[part] for row in rows]) for part in range(3))
+    return steps, value, residual
+
+
+def _at(steps: Array, curve: Curve, sign: int) -> Array:
+    x, value, residual = curve
+    interpolated: Array = np.interp(steps, x, np.log(value + sign * residual))
+    return interpolated
