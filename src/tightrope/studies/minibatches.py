@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -14,24 +15,28 @@ from tightrope.store import RunRecord
 from .check import Check, Finding, Outcome, Result
 from .solutions import setting
 
+Quantity = Literal["ratio", "preconditioned_sharpness"]
+
 
 @dataclass(frozen=True)
-class RatioFallsWith(Check):
-    """The mean ratio over the middle half of training, averaged over seeds, moves one way with a setting.
+class MidTraining(Check):
+    """The mean of a number over the middle half of training, averaged over seeds, moves one way with a setting.
 
     Judged at each value of another setting that is held; both ends of the mean residual must support the order.
 
     Attributes:
         claim: In words.
+        quantity: The ratio, or the preconditioned sharpness.
         by: Path of the setting, such as method.lr.
         held: Path of the one that is held.
-        rises: Whether it rises with `by`, instead of falling.
+        rises: Whether the number rises with `by`, instead of falling.
     """
 
     claim: str
+    quantity: Quantity
     by: str
     held: str
-    rises: bool = False
+    rises: bool
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         waiting = [each for each in outcomes if each.record is None]
@@ -46,18 +51,21 @@ class RatioFallsWith(Check):
 
     def _one(self, held: float, records: list[RunRecord], band: str) -> Finding:
         claim = f"{self.held.split('.')[-1]} {held:g}: {self.claim}"
-        values = sorted({setting(record, self.by) for record in records}, reverse=not self.rises)
-        means = [_mean([each for each in records if setting(each, self.by) == value]) for value in values]
+        values = sorted({setting(record, self.by) for record in records})
+        means = [self._mean([each for each in records if setting(each, self.by) == value]) for value in values]
         if any(math.isnan(mean) for mean, _ in means):
             return Finding(claim, "", band, "UNDECIDED", "a run has no ratio in the middle half of training")
-        is_sure = all(a + ra < b - rb for (a, ra), (b, rb) in pairwise(means))
-        is_possible = all(a - ra < b + rb for (a, ra), (b, rb) in pairwise(means))
+        upward = means if self.rises else means[::-1]
+        is_sure = all(a + ra < b - rb for (a, ra), (b, rb) in pairwise(upward))
+        is_possible = all(a - ra < b + rb for (a, ra), (b, rb) in pairwise(upward))
         result: Result = "PASS" if is_sure else "UNDECIDED" if is_possible else "MISS"
-        pairs = list(zip(values, means, strict=True))
-        number = " ".join(f"{mean:.3f}" for _, (mean, _) in sorted(pairs))
-        return Finding(
-            claim, number, band, result, f"{self.by.split('.')[-1]} {' '.join(f'{v:g}' for v in sorted(values))}"
-        )
+        why = f"at {self.by.split('.')[-1]} {' '.join(f'{value:g}' for value in values)}"
+        return Finding(claim, " ".join(f"{mean:.3g}" for mean, _ in means), band, result, why)
+
+    def _mean(self, records: Sequence[RunRecord]) -> tuple[float, float]:
+        """Over the middle half of each run, averaged over runs; and the mean residual."""
+        halves = [_middle(record, self.quantity) for record in records]
+        return float(np.mean([value.mean() for value, _ in halves])), float(np.mean([r.mean() for _, r in halves]))
 
 
 @dataclass(frozen=True)
@@ -88,18 +96,13 @@ class NeverFarBeyond(Check):
         return [Finding(self.claim, f"{ratio:.3f} +- {residual:.1g}", band, result, why)]
 
 
-def _mean(records: Sequence[RunRecord]) -> tuple[float, float]:
-    """Mean ratio over the middle half of each run, averaged over runs, and the mean residual."""
-    halves = [_middle(record) for record in records]
-    return float(np.mean([ratio.mean() for ratio, _ in halves])), float(np.mean([r.mean() for _, r in halves]))
-
-
-def _middle(record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
+def _middle(record: RunRecord, quantity: Quantity) -> tuple[np.ndarray, np.ndarray]:
     m, last = record.measurements, record.num_steps
     inside = (m["step"] >= last / 4) & (m["step"] <= 3 * last / 4) & np.isfinite(m["ratio"])
     if not inside.any():
         return np.array([math.nan]), np.array([math.nan])
-    return m["ratio"][inside], m["residual"][inside]
+    unit = m["threshold"][inside] if quantity == "preconditioned_sharpness" else 1.0
+    return unit * m["ratio"][inside], unit * m["residual"][inside]
 
 
 def _highest(record: RunRecord, after: int) -> tuple[float, float]:

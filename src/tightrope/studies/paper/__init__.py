@@ -2,10 +2,11 @@
 
 from .adaptive import ADAPTIVE
 from .frozen import FROZEN
+from .minibatch import FIG6
 from .momentum import FIG13
 from .parabola import EXACT
 from .sharpening import SHARPENING
 
-STUDIES = {study.name: study for study in (*ADAPTIVE, *FROZEN, *SHARPENING, FIG13, *EXACT)}
+STUDIES = {study.name: study for study in (*ADAPTIVE, *FROZEN, *SHARPENING, FIG6, FIG13, *EXACT)}
 
 __all__ = ["STUDIES"]

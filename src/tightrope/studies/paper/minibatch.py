@@ -1,0 +1,55 @@
+"""Figure 6: minibatch Adam stays below its full-batch edge, the more so the smaller the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tightrope.training import RunConfig
+
+from ..minibatches import MidTraining, NeverFarBeyond
+from ..study import Case, Panel, Study
+from .networks import adam, cifar_run, digits_run
+
+SEEDS = (0, 1, 2)
+RATES = (1e-4, 4e-4, 1.6e-3)
+
+
+def _small(lr: float, batch_size: int, seed: int) -> RunConfig:
+    return digits_run(adam(lr), 2000, every=200, num_examples=1000, batch_size=batch_size, seed=seed)
+
+
+def _cpu(lr: float, batch_size: int, seed: int) -> RunConfig:
+    return cifar_run(adam(lr), 2000, 2000, every=200, batch_size=batch_size, seed=seed)
+
+
+def _grid(make: Callable[[float, int, int], RunConfig], sizes: Sequence[int]) -> list[Case]:
+    return [
+        Case(f"batch {size}, lr {lr:g}, seed {seed}", make(lr, size, seed), f"batch {size}")
+        for size in sizes
+        for lr in RATES
+        for seed in SEEDS
+    ]
+
+
+FIG6 = Study(
+    name="fig6",
+    title="Minibatch Adam stays below its full-batch edge, the more so the smaller the batch",
+    figure="Figure 6",
+    version=1,
+    grids=(
+        ("small", lambda: _grid(_small, (20, 100, 500))),
+        ("cpu", lambda: _grid(_cpu, (50, 200, 1000))),
+    ),
+    panels=(Panel("loss", is_log=True), Panel("ratio", edge=1.0)),
+    checks=(
+        MidTraining("the ratio is lower for a smaller batch", "ratio", "batch_size", "method.lr", rises=True),
+        MidTraining(
+            "preconditioned sharpness is lower for a larger rate",
+            "preconditioned_sharpness",
+            "method.lr",
+            "batch_size",
+            rises=False,
+        ),
+        NeverFarBeyond("the ratio is never more than a bit beyond 1", after=50, below=1.3),
+    ),
+)
