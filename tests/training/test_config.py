@@ -150,7 +150,11 @@ def test_a_mistake_is_one_line_that_names_the_setting(settings, message):
     [
         ({}, "configuration: Object missing required field `problem`."),
         ({"problem": {"name": "digits"}}, "configuration: Object missing required field `method`."),
-        ({"problem": {}}, "problem.name: must be given. Known: chebyshev, cifar10, cifar100, digits, quadratic."),
+        (
+            {"problem": {}},
+            "problem.name: must be given. Known: chebyshev, cifar10, cifar100, digits, imagenet, quadratic, sequences, "
+            "translation.",
+        ),
         ({"problem": {"name": "digits"}, "method": {"name": "gd"}}, "method: Object missing required field `lr`"),
         ({"problem": "digits", "method": {"name": "gd", "lr": 1.0}}, "problem:"),
         ({"problem": {"name": "digits"}, "method": {"name": "gd", "lr": 1.0}, "stpe": 1}, "stpe: not a setting."),

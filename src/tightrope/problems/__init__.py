@@ -5,9 +5,14 @@ from .catalogue import PROBLEMS, AnyProblem
 from .cifar import Cifar10, Cifar100
 from .downloads import download
 from .embedded import Chebyshev, Digits, Quadratic
-from .losses import cross_entropy, half_squared_error
-from .models import Point, convolutional, fully_connected
+from .imagenet import ImageNet
+from .losses import cross_entropy, half_squared_error, token_cross_entropy
+from .models import Point, convolutional, fully_connected, small_convolutional
 from .problem import Batch, Problem, ProblemConfig, classification, supervised
+from .residual import bottleneck_residual, wide_residual
+from .sequences import Sequences
+from .transformer import Transformer
+from .translation import Translation
 
 __all__ = [
     "Archive",
@@ -22,13 +27,21 @@ __all__ = [
     "Digits",
     "Cifar10",
     "Cifar100",
+    "ImageNet",
+    "Sequences",
+    "Translation",
     "Chebyshev",
     "Quadratic",
     "AnyProblem",
     "PROBLEMS",
     "fully_connected",
     "convolutional",
+    "small_convolutional",
+    "wide_residual",
+    "bottleneck_residual",
+    "Transformer",
     "Point",
     "half_squared_error",
     "cross_entropy",
+    "token_cross_entropy",
 ]

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as problems: real images, the paper's two plain networks."""
+"""CIFAR-10 and CIFAR-100 as problems: real images, the paper's networks."""
 
 from __future__ import annotations
 
@@ -11,19 +11,30 @@ from tightrope.errors import ConfigError
 from . import models
 from .archives import ARCHIVES, load
 from .images import NUM_PIXELS, Array
-from .problem import Problem, ProblemConfig, check_choice, check_network, classification
+from .networks import Design, decided
+from .problem import LOSSES, Problem, ProblemConfig, check_choice, classification
+from .residual import wide_residual
 
-NETWORKS = {"fc": ((200,) * 5, "tanh"), "cnn": ((512, 256), "relu")}
-"""Fully-connected widths and activation of each network, unless a configuration says otherwise."""
+_WIDE = Design(channels=(160, 320, 640), blocks=4)
+DESIGNS = {
+    "fc": Design(hidden=(200,) * 5, activation="tanh"),
+    "cnn": Design(hidden=(512, 256), activation="relu"),
+    "wrn": _WIDE,
+    "wrn_bn": _WIDE,
+}
+"""The paper's networks."""
 
 
 class Cifar(ProblemConfig, frozen=True):
     """A network on the first so many training images, each channel standardised by the full training set.
 
     Attributes:
-        model: "fc" or "cnn", as in the paper's Appendix G unless `hidden` or `activation` says otherwise.
-        hidden: Widths of the fully-connected layers before the last; None for the paper's.
+        model: "fc", "cnn", "wrn" (Wide ResNet without normalisation, with scalar multipliers) or "wrn_bn" (with
+            BatchNorm), as in the paper's Appendix G unless a setting says otherwise.
+        hidden: Widths of the fully-connected layers before the last in "fc" and "cnn"; None for the paper's.
         activation: None for the paper's: tanh in "fc", relu in "cnn".
+        channels: Of each group of a Wide ResNet; None for the paper's 160, 320 and 640.
+        blocks: In each group of a Wide ResNet; None for the paper's four.
         loss: "mse" against one-hot targets, or "cross_entropy".
         num_examples: The first so many training images; None for all.
         num_test_examples: The first so many held-out images, as the problem's `test_batch`.
@@ -36,14 +47,16 @@ class Cifar(ProblemConfig, frozen=True):
     model: str = "fc"
     hidden: tuple[int, ...] | None = None
     activation: str | None = None
+    channels: tuple[int, ...] | None = None
+    blocks: int | None = None
     loss: str = "mse"
     num_examples: int | None = None
     num_test_examples: int = 0
     path: str | None = None
 
     def __post_init__(self) -> None:
-        check_choice("problem.model", self.model, NETWORKS)
-        check_network(self.hidden, self.activation, self.loss)
+        self._design()
+        check_choice("problem.loss", self.loss, LOSSES)
 
     def build(self, seed: int, dtype: torch.dtype) -> Problem:
         archive = ARCHIVES[str(self.__struct_config__.tag)]
@@ -61,14 +74,19 @@ class Cifar(ProblemConfig, frozen=True):
             self._network(archive.num_classes, seed), *train, archive.num_classes, self.loss, dtype, test
         )
 
+    def _design(self) -> Design:
+        return decided(DESIGNS, self.model, Design(self.hidden, self.activation, self.channels, self.blocks))
+
     def _network(self, num_classes: int, seed: int) -> nn.Sequential:
-        hidden, activation = NETWORKS[self.model]
-        hidden = hidden if self.hidden is None else self.hidden
-        activation = self.activation or activation
-        generator = torch.Generator().manual_seed(seed)
+        design, generator = self._design(), torch.Generator().manual_seed(seed)
+        if design.channels is not None and design.blocks is not None:
+            is_normalised = self.model == "wrn_bn"
+            return wide_residual(3, design.channels, design.blocks, num_classes, is_normalised, generator)
+        assert design.hidden is not None
+        assert design.activation is not None
         if self.model == "cnn":
-            return models.convolutional(hidden, num_classes, activation, generator)
-        return models.fully_connected(NUM_PIXELS, hidden, num_classes, activation, generator)
+            return models.convolutional(design.hidden, num_classes, design.activation, generator)
+        return models.fully_connected(NUM_PIXELS, design.hidden, num_classes, design.activation, generator)
 
 
 class Cifar10(Cifar, frozen=True, tag="cifar10"):

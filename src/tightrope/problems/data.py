@@ -9,18 +9,28 @@ from torch import Tensor
 from tightrope.errors import ConfigError
 
 
-def digits(num_examples: int | None = None) -> tuple[Tensor, Tensor]:
-    """scikit-learn's digits: real 8x8 scans in [0, 1] as (n, 64) float64, and their classes (n,).
-
-    Args:
-        num_examples: The first so many of 1,797; None for all.
-    """
+def digits() -> tuple[Tensor, Tensor]:
+    """scikit-learn's digits: 1,797 real 8x8 scans in [0, 1] as (n, 64) float64, and their classes (n,)."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
-    if num_examples is not None and not 1 <= num_examples <= len(x):
-        raise ConfigError(f"digits: num_examples must be between 1 and {len(x)}; got {num_examples}.")
-    return torch.from_numpy(x[:num_examples] / 16.0), torch.from_numpy(y[:num_examples].astype(np.int64))
+    return torch.from_numpy(x / 16.0), torch.from_numpy(y.astype(np.int64))
+
+
+def split(num_all: int, num_examples: int | None, num_test_examples: int) -> int:
+    """How many of so many examples train: the first `num_examples`, or all but the last `num_test_examples`.
+
+    Raises:
+        ConfigError: there are not so many, or one would be both trained on and held out.
+    """
+    num_held_out = max(num_test_examples, 0)
+    num_train = num_all - num_held_out if num_examples is None else num_examples
+    if num_test_examples < 0 or num_train < 1 or num_train + num_held_out > num_all:
+        raise ConfigError(
+            f"problem: num_examples must be at least 1, num_test_examples at least 0, and both together at most the "
+            f"{num_all} there are; got {num_train} and {num_test_examples}."
+        )
+    return num_train
 
 
 def chebyshev(num_points: int = 20, degree: int = 5) -> tuple[Tensor, Tensor]:

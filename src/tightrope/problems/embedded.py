@@ -9,25 +9,69 @@ from tightrope.errors import ConfigError
 from tightrope.parameters import share_storage
 
 from . import data, losses, models
-from .problem import Problem, ProblemConfig, check_network, classification, supervised
+from .networks import Design, decided
+from .problem import LOSSES, Problem, ProblemConfig, check_choice, classification, supervised
+from .residual import wide_residual
+
+_WIDE = Design(channels=(8, 16), blocks=1)
+DESIGNS = {
+    "fc": Design(hidden=(200,) * 5, activation="tanh"),
+    "cnn": Design(hidden=(64,), activation="relu"),
+    "wrn": _WIDE,
+    "wrn_bn": _WIDE,
+}
+"""The networks on digits: the paper's fully-connected one, and its others made small."""
 
 
 class Digits(ProblemConfig, frozen=True, tag="digits"):
-    """A fully-connected network on scikit-learn's digits, in mean squared error or cross-entropy."""
+    """A network on scikit-learn's digits.
 
-    hidden: tuple[int, ...] = (200,) * 5
-    activation: str = "tanh"
+    Attributes:
+        model: "fc"; "cnn" (two convolutions); "wrn" (Wide ResNet of two groups of one block, without normalisation,
+            with scalar multipliers) or "wrn_bn" (with BatchNorm).
+        hidden: Widths of the fully-connected layers before the last; None for the model's own: five of 200 in "fc",
+            one of 64 in "cnn".
+        activation: None for the model's own: tanh in "fc", relu in "cnn".
+        channels: Of each group of a Wide ResNet; None for 8 and 16.
+        blocks: In each group of a Wide ResNet; None for one.
+        loss: "mse" against one-hot targets, or "cross_entropy".
+        num_examples: The first so many for training; None for all that are not held out.
+        num_test_examples: The last so many are held out, as the problem's `test_batch`.
+    """
+
+    model: str = "fc"
+    hidden: tuple[int, ...] | None = None
+    activation: str | None = None
+    channels: tuple[int, ...] | None = None
+    blocks: int | None = None
     loss: str = "mse"
     num_examples: int | None = None
+    num_test_examples: int = 0
 
     def __post_init__(self) -> None:
-        check_network(self.hidden, self.activation, self.loss)
+        self._design()
+        check_choice("problem.loss", self.loss, LOSSES)
 
     def build(self, seed: int, dtype: torch.dtype) -> Problem:
-        x, labels = data.digits(self.num_examples)
-        generator = torch.Generator().manual_seed(seed)
-        model = models.fully_connected(64, self.hidden, 10, self.activation, generator)
-        return classification(model, x, labels, 10, self.loss, dtype)
+        x, labels = data.digits()
+        x = x if self.model == "fc" else x.view(-1, 1, 8, 8)
+        num_train = data.split(len(x), self.num_examples, self.num_test_examples)
+        first_test = len(x) - self.num_test_examples
+        test = (x[first_test:], labels[first_test:]) if self.num_test_examples else None
+        return classification(self._network(seed), x[:num_train], labels[:num_train], 10, self.loss, dtype, test)
+
+    def _design(self) -> Design:
+        return decided(DESIGNS, self.model, Design(self.hidden, self.activation, self.channels, self.blocks))
+
+    def _network(self, seed: int) -> nn.Sequential:
+        design, generator = self._design(), torch.Generator().manual_seed(seed)
+        if design.channels is not None and design.blocks is not None:
+            return wide_residual(1, design.channels, design.blocks, 10, self.model == "wrn_bn", generator)
+        assert design.hidden is not None
+        assert design.activation is not None
+        if self.model == "cnn":
+            return models.small_convolutional(design.hidden, 10, design.activation, generator)
+        return models.fully_connected(64, design.hidden, 10, design.activation, generator)
 
 
 class Chebyshev(ProblemConfig, frozen=True, tag="chebyshev"):

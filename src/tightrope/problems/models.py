@@ -23,7 +23,7 @@ def fully_connected(
     widths = [num_inputs, *hidden, num_outputs]
     layers: list[nn.Module] = [nn.Flatten()]
     for fan_in, fan_out in pairwise(widths):
-        layers += [_drawn(skip_init(nn.Linear, fan_in, fan_out), generator), ACTIVATIONS[activation]()]
+        layers += [drawn(skip_init(nn.Linear, fan_in, fan_out), generator), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -45,15 +45,31 @@ def convolutional(
         convolution = skip_init(nn.Conv2d, num_channels, num_filters, size, padding=padding)
         # With these sizes ceil_mode is "same" padding: the last window reaches one row and column over the border.
         pooling = nn.MaxPool2d(3, stride=2, ceil_mode=True)
-        layers += [_drawn(convolution, generator), ACTIVATIONS[activation](), pooling]
+        layers += [drawn(convolution, generator), ACTIVATIONS[activation](), pooling]
     return nn.Sequential(*layers, *fully_connected(128 * 3 * 3, hidden, num_outputs, activation, generator))
 
 
-def _drawn(layer: nn.Module, generator: torch.Generator) -> nn.Module:
-    """The layer with weights N(0, 1 / fan_in) and biases zero."""
+def small_convolutional(
+    hidden: Sequence[int], num_outputs: int, activation: str, generator: torch.Generator
+) -> nn.Sequential:
+    """Convolutional network on (n, 1, 8, 8) images: weights N(0, 1 / fan_in), biases zero.
+
+    Twice convolution (16 and 32 filters of 3x3, padded to keep the size), activation and max-pooling of 2x2, then
+    fully-connected layers on what is left: 2x2x32.
+    """
+    layers: list[nn.Module] = []
+    for num_channels, num_filters in ((1, 16), (16, 32)):
+        convolution = skip_init(nn.Conv2d, num_channels, num_filters, 3, padding=1)
+        layers += [drawn(convolution, generator), ACTIVATIONS[activation](), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, *fully_connected(32 * 2 * 2, hidden, num_outputs, activation, generator))
+
+
+def drawn(layer: nn.Module, generator: torch.Generator) -> nn.Module:
+    """The layer with weights N(0, 1 / fan_in) and biases, if it has any, zero."""
     weight = layer.get_parameter("weight")
     nn.init.normal_(weight, std=weight[0].numel() ** -0.5, generator=generator)
-    nn.init.zeros_(layer.get_parameter("bias"))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.get_parameter("bias"))
     return layer
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from tightrope.errors import ConfigError, did_you_mean
 from tightrope.parameters import share_storage, trainable
 
-from . import data, losses, models
+from . import data, losses
 
 Batch = tuple[Tensor, ...]
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -25,6 +27,17 @@ LOSSES: dict[str, tuple[Callable[[Tensor, int], Tensor], Criterion]] = {
     "cross_entropy": (data.class_numbers, losses.cross_entropy),
 }
 """How class numbers become targets, and the loss on them."""
+
+NUM_AT_ONCE = 500
+"""Held-out examples that are looked at together; a mean over examples is the same however they are cut."""
+
+
+def misclassified(model: Any, batch: Batch) -> Tensor:
+    """Which examples (n,) a model puts into a wrong class; targets are class numbers, or rows with one largest."""
+    inputs, targets = batch
+    classes = targets.argmax(1) if targets.is_floating_point() else targets
+    wrong: Tensor = model(inputs).argmax(1) != classes
+    return wrong
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Problem:
         batch: The full training data, tensors whose first dimension counts examples.
         loss_fn: (model, batch) -> scalar, the mean over the batch's examples.
         test_batch: Held-out data in the same form, where the problem has any.
+        mistakes_fn: (model, batch) -> which of the model's predictions are wrong, one or more an example.
     """
 
     model: nn.Module
@@ -44,6 +58,7 @@ class Problem:
     batch: Batch
     loss_fn: Callable[[Any, Any], Tensor]
     test_batch: Batch | None = None
+    mistakes_fn: Callable[[Any, Any], Tensor] = misclassified
 
     @property
     def num_examples(self) -> int:
@@ -65,7 +80,14 @@ class Problem:
         return tuple(tensor[:num_examples] for tensor in self.batch)
 
     def digest(self) -> str:
-        """Of the data, held-out data included: equal for equal data, and for nothing else."""
+        """Of the data, held-out data included: equal for equal data, and for nothing else.
+
+        Cost: every byte is read once, from the file where data lie in one; asked again it is known.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for tensor in (*self.batch, *(self.test_batch or ())):
             digest.update(repr((tensor.shape, tensor.dtype)).encode())
@@ -74,13 +96,18 @@ class Problem:
 
     @torch.no_grad()
     def test(self) -> dict[str, float | int]:
-        """On the held-out data: examples, loss, and the share that is put into a wrong class."""
+        """On the held-out data, in evaluation mode: examples, loss, and the share of predictions that are wrong.
+
+        Modes and buffers stay as they are: BatchNorm uses the statistics it has gathered, and gathers none.
+        """
         assert self.test_batch is not None
-        inputs, targets = self.test_batch
-        classes = targets.argmax(1) if targets.is_floating_point() else targets
-        is_wrong = self.model(inputs).argmax(1) != classes
-        loss = self.loss_fn(self.model, self.test_batch).item()
-        return {"num_examples": len(inputs), "loss": loss, "error": is_wrong.double().mean().item()}
+        n, loss, mistakes = len(self.test_batch[0]), 0.0, []
+        with _evaluating(self.model):
+            for start in range(0, n, NUM_AT_ONCE):
+                part = tuple(tensor[start : start + NUM_AT_ONCE] for tensor in self.test_batch)
+                loss += len(part[0]) / n * self.loss_fn(self.model, part).item()
+                mistakes.append(self.mistakes_fn(self.model, part))
+        return {"num_examples": n, "loss": loss, "error": torch.cat(mistakes).double().mean().item()}
 
     def rows(self, index: Tensor) -> Batch:
         """The examples with these numbers."""
@@ -161,17 +188,16 @@ def check_choice(key: str, value: str, known: Iterable[str]) -> None:
         raise ConfigError(f"{key}: '{value}' is not known. {did_you_mean(value, known)}")
 
 
-def check_network(hidden: Iterable[int] | None, activation: str | None, loss: str) -> None:
-    """Raise unless widths are positive, and activation and loss known; None stands for a network's own.
-
-    Raises:
-        ConfigError: as said.
-    """
-    if hidden is not None and any(width < 1 for width in hidden):
-        raise ConfigError(f"problem.hidden: widths must be at least 1; got {list(hidden)}.")
-    if activation is not None:
-        check_choice("problem.activation", activation, models.ACTIVATIONS)
-    check_choice("problem.loss", loss, LOSSES)
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards each part in the mode it was in."""
+    modes = [(part, part.training) for part in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for part, is_training in modes:
+            part.training = is_training
 
 
 def _cast(tensors: Batch, dtype: torch.dtype) -> Batch:
