@@ -12,10 +12,14 @@ from .check import (
     decide,
     verdict_of,
 )
+from .cycles import OrderOfEvents, SharpnessOverACycle, SpikesInTheTop
 from .execution import Execution, GridProgress, check_problems, execute
 from .folder import RunState, StudyFolder
 from .forecast import Forecast, forecast
+from .growth import RawGrowth, RisesWhenFrozen
 from .judgement import Judgement, judge, total
+from .minibatches import MidTraining, NeverFarBeyond
+from .solutions import FallsWith, SharperAtEqualSteps
 from .study import SCALES, Case, Panel, Study, check_scale, run_key
 
 __all__ = [
@@ -43,6 +47,15 @@ __all__ = [
     "AtItsEdge",
     "MostAtTheirEdge",
     "AboveMoreOften",
+    "RawGrowth",
+    "RisesWhenFrozen",
+    "OrderOfEvents",
+    "SharpnessOverACycle",
+    "SpikesInTheTop",
+    "MidTraining",
+    "NeverFarBeyond",
+    "FallsWith",
+    "SharperAtEqualSteps",
     "Exact",
     "judge",
     "Judgement",

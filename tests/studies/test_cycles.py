@@ -1,0 +1,115 @@
+"""What happens step by step: lags against delays that were put in, spikes against those that were."""
+
+import numpy as np
+import pytest
+
+from tightrope.studies import OrderOfEvents, Outcome, SharpnessOverACycle, SpikesInTheTop
+from tightrope.studies.cycles import Stretch, lag, running_median
+
+from .made_up import made_up
+
+STEPS = np.arange(101, 301)
+TIME = STEPS - 101
+
+
+def wave(delay, period=50.0):
+    return np.sin(2 * np.pi * (TIME - delay) / period)
+
+
+def looked_at(ratio, *, label="run", residual=0.001, grad=None, nu=None, sharpness=None, **more):
+    n = len(STEPS)
+    norms = {"step": STEPS.astype(float), "grad_norm": np.exp(grad) if grad is not None else np.ones(n)}
+    return made_up(
+        label,
+        config={"measure": {"window": [101, 300]}},
+        steps=norms,
+        step=STEPS,
+        ratio=ratio,
+        residual=np.full(n, residual),
+        second_moment_norm=np.exp(nu) if nu is not None else np.ones(n),
+        sharpness=sharpness if sharpness is not None else np.ones(n),
+        **more,
+    )
+
+
+def test_the_lag_is_the_delay_that_was_put_in():
+    noise = np.random.default_rng(0).normal(size=400)
+    for delay in (-7, 0, 3, 12):
+        place, correlation = lag(noise[20:-20], noise[20 - delay : 380 - delay], 15)
+        assert (place, correlation) == (delay, pytest.approx(1.0))
+
+
+def test_a_crossing_is_sure_at_both_ends_of_the_residual():
+    ratio = np.array([0.97, 1.0, 1.02, 1.0, 1.02, 0.97, 1.005, 1.02])
+    columns = {name: np.zeros(8) for name in Stretch.__dataclass_fields__}
+    stretch = Stretch(**{**columns, "ratio": ratio, "residual": np.full(8, 0.01)})
+    assert stretch.crossings() == [2, 7]
+
+
+ORDERED = {"ratio": 1 + 0.05 * wave(0), "grad": wave(8), "nu": 0.3 * wave(16)}
+
+
+def test_events_in_the_papers_order_pass_with_the_lags_that_were_put_in():
+    # As nu grows the ratio falls: the fall of a sine is that of its shift by half a period.
+    [found] = OrderOfEvents("run").judge([looked_at(**ORDERED)])
+    assert (found.number, found.result) == ("+8, +8, +9", "PASS")
+    assert found.why.startswith("3 crossings")
+
+
+@pytest.mark.parametrize(
+    ("change", "result"),
+    [
+        ({"grad": wave(-8)}, "MISS"),
+        ({"nu": wave(2)}, "MISS"),
+        ({"grad": np.random.default_rng(0).normal(size=200)}, "MISS"),
+        ({"ratio": 1 + 0.0 * TIME}, "UNDECIDED"),
+    ],
+)
+def test_another_order_or_none_does_not_pass(change, result):
+    [found] = OrderOfEvents("run").judge([looked_at(**{**ORDERED, **change})])
+    assert found.result == result
+
+
+@pytest.mark.parametrize(
+    ("slope", "falls", "residual", "result"),
+    [
+        (-1e-3, True, 0.0, "PASS"),
+        (-1e-3, False, 0.0, "MISS"),
+        (1e-3, False, 0.0, "PASS"),
+        (-1e-3, True, 0.3, "UNDECIDED"),
+    ],
+)
+def test_sharpness_is_followed_from_a_crossing_to_the_lowest_ratio(slope, falls, residual, result):
+    sharpness = 10 * np.exp(slope * TIME)
+    outcome = looked_at(1 + 0.05 * wave(0), sharpness=sharpness, sharpness_residual=np.full(200, residual))
+    [found] = SharpnessOverACycle("claim", "run", falls).judge([outcome])
+    assert found.result == result
+    # The sine is surely above 1 after one step, and lowest three quarters of a period after its zero.
+    expected = np.exp(slope * 36) - 1
+    assert float(found.number.split("%")[0]) == pytest.approx(100 * expected, abs=0.2)
+
+
+def test_the_running_median_is_that_of_the_surroundings():
+    values = np.random.default_rng(1).normal(size=100)
+    found = running_median(values)
+    assert found[50] == np.median(values[30:71])
+    assert found[0] == np.median([*[values[0]] * 20, *values[:21]])
+
+
+@pytest.mark.parametrize(("share", "result"), [(0.95, "PASS"), (0.85, "MISS")])
+def test_the_share_of_the_spikes_in_the_top_is_that_which_was_put_in(share, result):
+    spikes = np.where(TIME % 40 == 5, 9.0, 0.0)
+    whole, top = 1 + spikes, 0.2 + share * spikes
+    outcome = looked_at(1 + 0.05 * wave(0), semi_gradient_sq=whole, semi_gradient_sq_top=top)
+    [found] = SpikesInTheTop("claim", 0.9, ("run",)).judge([outcome])
+    assert (found.number, found.result) == (f"{share:.1%}", result)
+    assert found.why == "5 of 200 steps are spikes, up to 10 times the median"
+
+
+def test_a_window_without_spikes_or_not_measured_is_open():
+    calm = looked_at(1 + 0.05 * wave(0), semi_gradient_sq=np.ones(200), semi_gradient_sq_top=np.ones(200))
+    blind = looked_at(np.full(200, np.nan))
+    for outcome in (calm, blind, Outcome("run")):
+        [found] = SpikesInTheTop("claim", 0.9, ("run",)).judge([outcome])
+        assert found.result == "UNDECIDED"
+        assert found.why

@@ -1,0 +1,79 @@
+"""What a run does on its plateau beside staying there."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tightrope.studies import Outcome, RawGrowth, RisesWhenFrozen
+
+from .made_up import made_up, plateau
+
+STEPS = np.arange(100, 8001, 100)
+
+
+def sharpening(factor, residual=0.0, **more):
+    """Raw sharpness that grows evenly from 10 to 10 x factor over the plateau, steps 4000 to 8000."""
+    sharpness = 10 * factor ** np.clip((STEPS - 4000) / 4000, 0, 1)
+    residuals = np.full(len(STEPS), residual)
+    return made_up("run", step=STEPS, sharpness=sharpness, sharpness_residual=residuals, verdict=plateau(4000), **more)
+
+
+def test_growth_is_that_of_the_medians_of_the_outer_quarters():
+    [found] = RawGrowth("rises", (1.5, math.inf)).judge([sharpening(4.0)])
+    places = np.linspace(0, 1, 41)
+    expected = 4 ** (np.median(places[-10:]) - np.median(places[:10]))
+    assert found.number.startswith(f"{expected:.3f}")
+    assert found.result == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("factor", "residual", "band", "result"),
+    [
+        (4.0, 0.0, (-math.inf, 1.15), "MISS"),
+        (1.0, 0.0, (-math.inf, 1.15), "PASS"),
+        (1.0, 0.5, (-math.inf, 1.15), "PASS"),
+        (1.0, 1.0, (-math.inf, 1.15), "UNDECIDED"),
+        (1.2, 0.0, (1.5, math.inf), "MISS"),
+    ],
+)
+def test_both_ends_of_the_residual_decide(factor, residual, band, result):
+    [found] = RawGrowth("claim", band).judge([sharpening(factor, residual)])
+    assert found.result == result
+
+
+def test_growth_is_open_where_there_is_nothing_to_see():
+    short = made_up("short", step=STEPS, sharpness=STEPS, verdict={"plateau_start": None})
+    few = made_up("few", step=[100, 8000], sharpness=[1, 2], verdict=plateau(4000))
+    found = RawGrowth("rises", (1.5, math.inf)).judge([short, few, Outcome("waiting")])
+    assert [each.result for each in found] == ["UNDECIDED"] * 3
+    assert [each.why for each in found] == ["the run has no plateau", "raw sharpness was measured 1 times on it",
+                                            "not run yet"]  # fmt: skip
+    assert RawGrowth("rises", (1.5, math.inf), labels=("few",)).judge([short, few])[0].claim.startswith("few")
+
+
+def frozen_at(after, ratio, first_step, residual=0.001, median=1.0):
+    verdict = {**plateau(6000, median=median), "first_step": first_step}
+    residuals = np.full(len(STEPS), residual)
+    config = {"freeze": {"after": after}}
+    return made_up("frozen", step=STEPS, ratio=ratio, residual=residuals, verdict=verdict, config=config)
+
+
+LEAP = np.where(STEPS <= 3000, 0.7, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "results"),
+    [
+        (frozen_at(3000, LEAP, 3500), ["PASS", "PASS"]),
+        (frozen_at(3000, LEAP + 0.25, 3500), ["MISS", "PASS"]),
+        (frozen_at(3000, LEAP, 3500, residual=0.3), ["UNDECIDED", "PASS"]),
+        (frozen_at(3000, LEAP, 3500, median=0.8), ["PASS", "MISS"]),
+        (frozen_at(3000, LEAP, 2500), ["PASS", "UNDECIDED"]),
+        (frozen_at(50, LEAP, 3500), ["UNDECIDED"]),
+        (Outcome("frozen"), ["UNDECIDED"]),
+    ],
+)
+def test_short_before_p_is_frozen_and_at_the_edge_after(outcome, results):
+    check = RisesWhenFrozen("the ratio stays short", 0.9, (0.9, 1.1), "frozen")
+    assert [each.result for each in check.judge([outcome])] == results
