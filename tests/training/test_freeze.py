@@ -125,6 +125,12 @@ def test_every_step_of_the_window_is_measured_and_the_others_as_always(tmp_path)
     assert list(record.measurements["step"]) == [1, 10, 13, 14, 15, 16, 20, 30]
 
 
+def test_the_last_step_alone_can_be_measured(tmp_path):
+    for number, measure in enumerate([MeasureConfig(every=0, at_end=True), MeasureConfig(every=0, window=(7, 8))]):
+        record = tr.run(frozen(None, measure=measure), out=tmp_path / str(number))
+        assert list(record.measurements["step"]) == [[30], [7, 8]][number]
+
+
 def test_the_gradient_is_split_on_the_top_eigenvectors(tmp_path):
     measure = MeasureConfig(every=30, rtol=1e-8, num_eigenvalues=4)
     record = tr.run(frozen(None, measure=measure), out=tmp_path / "run")

@@ -40,7 +40,8 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """When and how closely to measure.
 
     Attributes:
-        every: Steps between measurements; step 1 and the last are measured too. 0 for never.
+        every: Steps between measurements; step 1 and the last are measured too. 0 for none of them.
+        at_end: Measure the last step although `every` is 0.
         rtol, max_products: Of each eigensolve, see `top_eigenvalues`.
         sharpness: Measure the raw sharpness as well.
         audit_every: Measurements between audits; 0 for none.
@@ -51,6 +52,7 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     every: Natural = 10
+    at_end: bool = False
     rtol: float = 1e-2
     max_products: Count = 64
     sharpness: bool = True
@@ -60,10 +62,12 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     num_eigenvalues: Count = 1
     window: tuple[Count, Count] | None = None
 
-    def is_due(self, step: int) -> bool:
-        """Whether a step is measured, wherever the run ends."""
+    def is_due(self, step: int, is_last: bool) -> bool:
+        """Whether a step is measured."""
         first, last = self.window or (0, 0)
-        return self.every > 0 and (step == 1 or step % self.every == 0 or first <= step <= last)
+        if self.every == 0:
+            return (is_last and self.at_end) or first <= step <= last
+        return step == 1 or step % self.every == 0 or first <= step <= last or is_last
 
 
 class FreezeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -47,7 +47,7 @@ class Instrument:
 
     def is_due(self, step: int, is_last: bool) -> bool:
         """Whether a step is measured."""
-        return self.config.is_due(step) or (is_last and self.config.every > 0)
+        return self.config.is_due(step, is_last)
 
     def measure(self, step: int, frozen: Frozen, w: Tensor | None, **also: float) -> tuple[Measurement, str]:
         """The Hessian at w, before the step, against the method as the step left it; and the verdict's name.
