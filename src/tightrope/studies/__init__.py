@@ -12,16 +12,18 @@ from .check import (
     decide,
     verdict_of,
 )
+from .endings import AtTheEnd
 from .execution import Execution, GridProgress, check_problems, execute
+from .figure import picture
 from .folder import RunState, StudyFolder
 from .forecast import Forecast, forecast
 from .judgement import Judgement, judge, total
-from .study import SCALES, Case, Panel, Study, check_scale, run_key
+from .panels import Computed, GradientSplit, OverSteps, Panel, TopEigenvalues
+from .study import SCALES, Case, Study, check_scale, run_key
 
 __all__ = [
     "Study",
     "Case",
-    "Panel",
     "SCALES",
     "check_scale",
     "run_key",
@@ -47,4 +49,11 @@ __all__ = [
     "judge",
     "Judgement",
     "total",
+    "Panel",
+    "OverSteps",
+    "TopEigenvalues",
+    "GradientSplit",
+    "AtTheEnd",
+    "Computed",
+    "picture",
 ]

@@ -8,13 +8,15 @@ from typing import Any
 from tightrope.training import RunConfig, from_mapping
 
 from ..check import AtItsEdge, MostAtTheirEdge
-from ..study import Case, Panel, Study
+from ..panels import OverSteps
+from ..study import Case, Study
 
 AT_THE_EDGE = (0.9, 1.1)
 RATES = (3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2)
 """Five rates, evenly spaced on a logarithmic axis, chosen on seed 1."""
 PAPERS_ADAM: dict[str, Any] = {"eps": 1e-7, "bias_correction": False}
-PANELS = (Panel("loss", is_log=True), Panel("ratio", edge=1.0))
+TWO_PANELS = (OverSteps("loss"), OverSteps("preconditioned_sharpness"))
+PANELS = (*TWO_PANELS, OverSteps("ratio"))
 
 EIGHT: tuple[tuple[str, str, dict[str, Any], Sequence[float]], ...] = (
     ("Adam, bias corrected", "adam", {"eps": 1e-7}, RATES),
@@ -101,7 +103,7 @@ FIG5 = Study(
     figure="Figure 5",
     version=1,
     grids=(("small", _eight),),
-    panels=PANELS,
+    panels=TWO_PANELS,
     checks=(MostAtTheirEdge("at its own threshold", (0.85, 1.15), at_least=4),),
 )
 ADAPTIVE = (FIG1A, FIG1B, FIG1C, FIG5)

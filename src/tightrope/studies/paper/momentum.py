@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..check import AboveMoreOften
-from ..study import Case, Panel, Study
+from ..panels import OverSteps
+from ..study import Case, Study
 from .adaptive import chebyshev_run
 
 THREE = (
@@ -26,7 +27,7 @@ FIG13 = Study(
     figure="Figure 13",
     version=1,
     grids=(("small", _three),),
-    panels=(Panel("loss", is_log=True), Panel("ratio", edge=1.0)),
+    panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("ratio")),
     checks=tuple(
         AboveMoreOften(f"{name} is above its edge more often than heavy ball", name, "Heavy ball")
         for name in ("Gradient descent", "Nesterov")
