@@ -42,6 +42,23 @@ def diverged(label, series=""):
     return record(label, series, "diverged", {"name": "unstable", "median": None, "words": ""}, columns)
 
 
+def course(label, series="", config=None, steps=None, verdict=None, test=None, outcome="completed", **measured):
+    """A run with columns of its steps and of its measurements, which start at step 1 as they do."""
+    columns = {name: np.array(values) for name, values in measured.items()}
+    columns.setdefault("step", np.arange(1.0, 1 + max((len(values) for values in columns.values()), default=0)))
+    taken = {name: np.array(values, dtype=float) for name, values in (steps or {}).items()}
+    run = RunRecord(
+        Path("r"),
+        config or {},
+        steps=taken,
+        measurements=columns,
+        verdict=verdict or {},
+        test=test or {},
+        end={"outcome": outcome, "step": int(columns["step"][-1]) if len(columns["step"]) else 0},
+    )
+    return Outcome(label, series, run, config=config or {})
+
+
 def record(label, series, outcome, verdict, measurements):
     end = {"outcome": outcome, "step": 1000, "seconds": 2.0, "measuring_seconds": 0.5}
     return Outcome(label, series, RunRecord(Path("r"), {}, measurements=measurements, verdict=verdict, end=end))

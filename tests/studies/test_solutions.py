@@ -23,7 +23,7 @@ def test_rank_correlation_is_that_of_scipy_with_ties(seed):
     assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
 
 
-SHARPER = FallsWith("smaller is sharper", "sharpness", "method.lr", -0.8, "Adam")
+SHARPER = FallsWith("smaller is sharper", "sharpness", "lr", -0.8, "Adam")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_seeds_are_averaged_before_ranks_are_taken():
     runs = [solved(10.0**-place, 0, seed=seed, error=error) for place, seed, error in (
         (4, 0, 0.9), (4, 1, 0.1), (3, 0, 0.4), (3, 1, 0.4), (2, 0, 0.3), (2, 1, 0.3), (1, 0, 0.2), (1, 1, 0.2),
     )]  # fmt: skip
-    [found] = FallsWith("claim", "test error", "method.lr", -0.5, "Adam").judge(runs)
+    [found] = FallsWith("claim", "test error", "lr", -0.5, "Adam").judge(runs)
     assert (found.number, found.result) == ("-1.00", "PASS")
     assert "0.5 0.4 0.3 0.2" in found.why
 
@@ -93,8 +93,8 @@ def trained(batch_size, lr, ratio, residual=0.001, seed=0):
     return made_up(f"{batch_size} {lr}", config=config, step=steps, ratio=ratios, **columns)
 
 
-BY_SIZE = MidTraining("claim", "ratio", "batch_size", "method.lr", rises=True)
-BY_RATE = MidTraining("claim", "preconditioned_sharpness", "method.lr", "batch_size", rises=False)
+BY_SIZE = MidTraining("claim", "ratio", "batch_size", "lr", rises=True)
+BY_RATE = MidTraining("claim", "preconditioned_sharpness", "lr", "batch_size", rises=False)
 
 
 def test_the_middle_half_of_training_is_ordered_at_each_value_of_the_other_setting():

@@ -1,6 +1,7 @@
 """Studies as values: what they name exists, equal runs have one name, settings reach every run."""
 
 import json
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -9,7 +10,7 @@ from tightrope.errors import ConfigError, StoreError
 from tightrope.optim import RECIPES
 from tightrope.problems import Quadratic
 from tightrope.store import MEASUREMENT, STEP
-from tightrope.studies import STUDIES, Case, StudyFolder, run_key, studies
+from tightrope.studies import STUDIES, Case, OverSteps, StudyFolder, run_key, studies
 from tightrope.training import RunConfig, run
 
 BOWL = RunConfig(problem=Quadratic(), method=RECIPES["gd"](lr=0.1), num_steps=20, dtype="float64")
@@ -20,6 +21,12 @@ def test_a_key_is_that_of_the_stored_configuration_and_does_not_change():
     assert run_key(msgspec.structs.replace(BOWL, method=RECIPES["gd"](lr=1))) == run_key(
         msgspec.structs.replace(BOWL, method=RECIPES["gd"](lr=1.0))
     )
+
+
+def test_a_study_has_runs_at_its_own_scales_alone():
+    study = replace(STUDIES["fig5"], grids=STUDIES["fig5"].grids[:1])
+    with pytest.raises(ConfigError, match="fig5 has no runs at scale paper; it has small."):
+        study.cases("paper")
 
 
 def test_a_setting_that_is_new_leaves_old_runs_their_keys_and_their_state(tmp_path):
@@ -45,7 +52,8 @@ def test_another_configuration_has_another_key(change):
 def test_a_study_is_whole(study):
     columns = {column.name for column in (*STEP, *MEASUREMENT)}
     assert study.checks
-    assert {panel.column for panel in study.panels} <= columns
+    assert study.panels
+    assert {panel.column for panel in study.panels if isinstance(panel, OverSteps)} <= columns
     for scale in study.scales:
         cases = study.cases(scale)
         assert len({case.label for case in cases}) == len(cases)

@@ -30,7 +30,6 @@ def study(tmp_path, monkeypatch, capsys):
         (["run"], "study: name at least one, or all."),
         (["run", "fig5", "--scale", "tiny"], "--scale: 'tiny' is not known."),
         (["run", "all", "--scale", "tiny"], "--scale: 'tiny' is not known."),
-        (["run", "fig5", "--scale", "paper"], "fig5 has no runs at scale paper; it has small."),
         (["run", "fig5", "-j", "0"], "-j: must be a whole number, at least 1; got 0."),
         (["run", "fig5", "--set", "lrr=1"], "--set lrr: not a setting."),
         (["run", "fig5", "--set", "lr=1"], "must leave the runs of fig5 different"),

@@ -74,6 +74,29 @@ def study_check(
     return CHECK_FAILED if "MISS" in results else UNMEASURED if "UNDECIDED" in results else 0
 
 
+@study.command(name="figure")
+def study_figure(
+    *names: str,
+    scale: str = "small",
+    settings: Settings = None,
+    out: Path = STUDY_FOLDER,
+    into: Path | None = None,
+) -> int:
+    """Draw studies of the runs there are, as a paper prints them (PDF, PNG) and as a page: exit 5 if any has none.
+
+    Args:
+        names: Studies, or all.
+        scale: As for run.
+        settings: As for run.
+        out: Folder of the runs.
+        into: Folder for the figures; figures/ in that of the runs where it is left out.
+    """
+    from .figures import draw_studies
+
+    is_whole = draw_studies(names, scale, settings or [], out, into or out / "figures")
+    return 0 if is_whole else UNMEASURED
+
+
 @study.command(name="status")
 def study_status(
     *names: str,

@@ -60,7 +60,7 @@ def run_studies(
     """
     workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
     check_count("-j:", workers)
-    asked = _asked(names, scale)
+    asked = asked_studies(names, scale)
     folder = StudyFolder(out)
     for study in asked:
         folder.check(study, scale)
@@ -94,7 +94,7 @@ def check_studies(
     """
     if into is not None:
         around_the_table(into)  # before minutes go into what could not be written
-    found = [judge(study, scale, StudyFolder(out), settings) for study in _asked(names, scale)]
+    found = [judge(study, scale, StudyFolder(out), settings) for study in asked_studies(names, scale)]
     if as_json:
         say(json.dumps([judgement.to_dict() for judgement in found], indent=1))
     else:
@@ -112,7 +112,7 @@ def check_studies(
 def study_status(names: Sequence[str], scale: str, settings: Sequence[str], out: Path, as_json: bool) -> None:
     """Say how far each run of studies is."""
     folder, rows = StudyFolder(out), []
-    for study in _asked(names, scale):
+    for study in asked_studies(names, scale):
         folder.check(study, scale)
         for case in study.cases(scale, settings):
             state = folder.state(case)
@@ -126,7 +126,7 @@ def study_status(names: Sequence[str], scale: str, settings: Sequence[str], out:
     say(f"{len(rows)} runs: " + ", ".join(f"{number} {state}" for state, number in counts.items() if number))
 
 
-def _asked(names: Sequence[str], scale: str) -> list[Study]:
+def asked_studies(names: Sequence[str], scale: str) -> list[Study]:
     """The studies named; of "all", those that have runs at the scale."""
     check_scale(scale)
     found = studies(names)

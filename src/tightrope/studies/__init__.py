@@ -13,19 +13,21 @@ from .check import (
     verdict_of,
 )
 from .cycles import OrderOfEvents, SharpnessOverACycle, SpikesInTheTop
+from .endings import AtTheEnd
 from .execution import Execution, GridProgress, check_problems, execute
+from .figure import picture
 from .folder import RunState, StudyFolder
 from .forecast import Forecast, forecast
 from .growth import RawGrowth, RisesWhenFrozen
 from .judgement import Judgement, judge, total
 from .minibatches import MidTraining, NeverFarBeyond
+from .panels import Computed, GradientSplit, OverSteps, Panel, TopEigenvalues
 from .solutions import FallsWith, SharperAtEqualSteps
-from .study import SCALES, Case, Panel, Study, check_scale, run_key
+from .study import SCALES, Case, Study, check_scale, run_key
 
 __all__ = [
     "Study",
     "Case",
-    "Panel",
     "SCALES",
     "check_scale",
     "run_key",
@@ -60,4 +62,11 @@ __all__ = [
     "judge",
     "Judgement",
     "total",
+    "Panel",
+    "OverSteps",
+    "TopEigenvalues",
+    "GradientSplit",
+    "AtTheEnd",
+    "Computed",
+    "picture",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,12 +26,14 @@ class Outcome:
         label, series: Of its case.
         record: As stored; None where there is none, or an unfinished one.
         reason: Why there is no record.
+        config: Of the run, as a run directory holds it.
     """
 
     label: str
     series: str = ""
     record: RunRecord | None = None
     reason: str = "not run yet"
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -148,11 +148,12 @@ def _holds(table: Mapping[str, Any], config: RunConfig) -> bool:
 
 
 def _outcome(case: Case, state: RunState) -> Outcome:
+    config = stored(case.config)
     if state.state == "done":
-        return Outcome(case.label, case.series, state.record)
+        return Outcome(case.label, case.series, state.record, config=config)
     reasons = {
         "missing": "not run yet",
         "begun": f"at step {state.step} of {case.config.num_steps}",
         "failed": f"failed: {state.reason}",
     }
-    return Outcome(case.label, case.series, None, reasons[state.state])
+    return Outcome(case.label, case.series, None, reasons[state.state], config)

@@ -22,6 +22,7 @@ class Judgement:
         num_runs: Different runs it needs.
         costs: By key, of those that ended: process time, and the part of it spent measuring, in seconds.
         environment: Versions, seeds and threads of the runs, each value once.
+        outcomes: The runs themselves, in the order of the grid.
     """
 
     study: Study
@@ -30,6 +31,7 @@ class Judgement:
     num_runs: int
     costs: dict[str, tuple[float, float]]
     environment: dict[str, list[str]]
+    outcomes: tuple[Outcome, ...] = ()
 
     @property
     def result(self) -> Result:
@@ -71,6 +73,7 @@ def judge(study: Study, scale: str, folder: StudyFolder, settings: Iterable[str]
         len({case.key for case in cases}),
         {key: _cost(outcome) for key, outcome in done.items()},
         _environment(done.values()),
+        tuple(outcomes),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tightrope.store import RunRecord
 
 from .check import Check, Finding, Outcome, Result
-from .solutions import setting
+from .grouping import setting
 
 Quantity = Literal["ratio", "preconditioned_sharpness"]
 
@@ -27,8 +27,8 @@ class MidTraining(Check):
     Attributes:
         claim: In words.
         quantity: The ratio, or the preconditioned sharpness.
-        by: Path of the setting, such as method.lr.
-        held: Path of the one that is held.
+        by: Name of the setting, of the run or of its method, such as lr.
+        held: Name of the one that is held.
         rises: Whether the number rises with `by`, instead of falling.
     """
 
@@ -47,19 +47,19 @@ class MidTraining(Check):
         return [self._one(value, list(group), band) for value, group in groupby(records, self._held)]
 
     def _held(self, record: RunRecord) -> float:
-        return setting(record, self.held)
+        return float(setting(record.config, self.held))
 
     def _one(self, held: float, records: list[RunRecord], band: str) -> Finding:
-        claim = f"{self.held.split('.')[-1]} {held:g}: {self.claim}"
-        values = sorted({setting(record, self.by) for record in records})
-        means = [self._mean([each for each in records if setting(each, self.by) == value]) for value in values]
+        claim = f"{self.held} {held:g}: {self.claim}"
+        values = sorted({float(setting(record.config, self.by)) for record in records})
+        means = [self._mean([each for each in records if setting(each.config, self.by) == value]) for value in values]
         if any(math.isnan(mean) for mean, _ in means):
             return Finding(claim, "", band, "UNDECIDED", "a run has no ratio in the middle half of training")
         upward = means if self.rises else means[::-1]
         is_sure = all(a + ra < b - rb for (a, ra), (b, rb) in pairwise(upward))
         is_possible = all(a - ra < b + rb for (a, ra), (b, rb) in pairwise(upward))
         result: Result = "PASS" if is_sure else "UNDECIDED" if is_possible else "MISS"
-        why = f"at {self.by.split('.')[-1]} {' '.join(f'{value:g}' for value in values)}"
+        why = f"at {self.by} {' '.join(f'{value:g}' for value in values)}"
         return Finding(claim, " ".join(f"{mean:.3g}" for mean, _ in means), band, result, why)
 
     def _mean(self, records: Sequence[RunRecord]) -> tuple[float, float]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from tightrope.store import RunRecord
 
 from .check import Check, Finding, Outcome, Result
+from .grouping import setting
 
 Array = np.ndarray
 Quantity = Literal["sharpness", "test error"]
@@ -28,15 +28,6 @@ def at_the_end(record: RunRecord, quantity: Quantity) -> tuple[float, float]:
     return float(m["sharpness"][-1]), float(m["sharpness_residual"][-1])
 
 
-def setting(record: RunRecord, path: str) -> float:
-    """A number of the run's configuration, such as method.lr."""
-
-    def enter(table: Mapping[str, Any], key: str) -> Any:
-        return table[key]
-
-    return float(reduce(enter, path.split("."), record.config))  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
 class FallsWith(Check):
     """A number at the end of training falls as a setting grows: Spearman's rank correlation, seeds averaged first.
@@ -47,7 +38,7 @@ class FallsWith(Check):
     Attributes:
         claim: In words.
         quantity: "sharpness" of the last measurement, or "test error".
-        by: Path of the setting, such as method.lr.
+        by: Name of the setting, of the run or of its method, such as lr.
         at_most: The correlation must be at most this.
         series: Of the runs.
     """
@@ -131,7 +122,7 @@ def _ranks(values: Array) -> Array:
 
 def _means(records: Sequence[RunRecord], by: str, quantity: Quantity) -> tuple[Array, Array, Array]:
     """Each setting once, ascending, with the mean of the number over its runs, and of the residual."""
-    rows = [(setting(record, by), *at_the_end(record, quantity)) for record in records]
+    rows = [(float(setting(record.config, by)), *at_the_end(record, quantity)) for record in records]
     x = np.unique([row[0] for row in rows])
     y, residual = (np.array([np.mean([row[part] for row in rows if row[0] == each]) for each in x]) for part in (1, 2))
     return x, y, residual

@@ -15,6 +15,7 @@ from tightrope.errors import ConfigError, did_you_mean
 from tightrope.training import RunConfig, from_mapping, override
 
 from .check import Check
+from .panels import Panel
 
 Scale = Literal["small", "cpu", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -45,21 +46,6 @@ Grids = tuple[tuple[Scale, Callable[[], Sequence[Case]]], ...]
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One panel of the figure: a column of the runs' measurements or steps over the step, a line a run.
-
-    Attributes:
-        column: Its name in `MEASUREMENT` or `STEP`.
-        edge: Where the dashed line is drawn; None for no line.
-        is_log: Whether its axis is logarithmic.
-    """
-
-    column: str
-    edge: float | None = None
-    is_log: bool = False
-
-
-@dataclass(frozen=True)
 class Study:
     """A figure as a value.
 
@@ -69,7 +55,8 @@ class Study:
         figure: Of the paper (Cohen et al. 2022, arXiv 2207.14484).
         version: Of this definition; a store that was made with another one is refused.
         grids: What gives the runs at each scale there is; an exact study needs none and has none.
-        panels: What to draw of the runs.
+        panels: What to draw, a row each.
+        caption: How to read what is drawn.
         checks: What decides its claims.
     """
 
@@ -80,6 +67,7 @@ class Study:
     checks: tuple[Check, ...]
     grids: Grids = ()
     panels: tuple[Panel, ...] = ()
+    caption: str = ""
 
     @property
     def scales(self) -> tuple[Scale, ...]:

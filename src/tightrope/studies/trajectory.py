@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +14,9 @@ from tightrope.problems import Chebyshev, Problem, Quadratic
 Make = Callable[[Iterable[nn.Parameter]], GradientMethod]
 
 
-def on_parabola(make: Make, num_steps: int, *, start: float = 1.0, state: dict[str, Any] | None = None) -> list[float]:
+def on_parabola(
+    make: Make, num_steps: int, *, start: float = 1.0, state: dict[str, float] | None = None
+) -> list[float]:
     """Positions 0 to num_steps of a method on x^2 / 2, in float64.
 
     Args:
@@ -22,12 +24,38 @@ def on_parabola(make: Make, num_steps: int, *, start: float = 1.0, state: dict[s
         start: Position 0.
         state: What the method remembers before its first step, such as {"nu": 1.0}; by default nothing.
     """
+    path: list[float] = followed(make, num_steps, start=start, state=state)["x"].tolist()
+    return path
+
+
+def followed(
+    make: Make,
+    num_steps: int,
+    *,
+    start: float = 1.0,
+    state: dict[str, float] | None = None,
+    names: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+    """Positions "x" of a method on x^2 / 2, and numbers that it remembers, (num_steps + 1,) each.
+
+    Args:
+        make, num_steps, start: As for `on_parabola`.
+        state: What the method remembers before its first step.
+        names: What to follow of it, such as "nu"; each stands in `state`.
+    """
     problem = Quadratic(start=(start,)).build(0, torch.float64)
     optimizer = make([problem.w])
     if state is not None:
         memory = {name: torch.full_like(problem.w, value) for name, value in state.items()}
         optimizer.state[problem.w] = {"step": 0, "preconditioner_step": 0, **memory}
-    return [float(w) for w in _path(problem, optimizer, num_steps)]
+    columns: dict[str, list[float]] = {"x": [start], **{name: [(state or {})[name]] for name in names}}
+    for _ in range(num_steps):
+        _gradient(problem)
+        optimizer.step()
+        columns["x"].append(float(problem.w.detach()))
+        for name in names:
+            columns[name].append(float(optimizer.state[problem.w][name]))
+    return {name: np.array(column) for name, column in columns.items()}
 
 
 def reparameterised(make: Callable[..., GradientMethod], num_steps: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:

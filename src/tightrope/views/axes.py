@@ -17,6 +17,8 @@ Axis = dict[str, Any]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 NEAR_EDGE = 2.0
 """Ratios up to here are always drawn on the axis."""
+FAR_ABOVE = 10.0
+"""Early losses are cut off only where they would take another decade of the axis."""
 FAR_FROM_EDGE = 4.0
 """Runs that live above this are drawn on a logarithmic axis, whole."""
 
@@ -73,6 +75,30 @@ def sharpness_reach(columns: Sequence[np.ndarray], thresholds: Sequence[np.ndarr
     usual = max((float(np.quantile(_late(values), 0.95)) for values in columns if len(_late(values))), default=0.0)
     high = NEAR_EDGE * max(usual, float(limits.max(initial=0.0)))
     return _whole_log(known[known <= high] if (known <= high).any() else known)
+
+
+def settled_reach(columns: Sequence[np.ndarray]) -> Reach | None:
+    """Logarithmic: all but early values far above every first one and above all that follow; None without a value."""
+    known = _finite(columns)
+    known = known[known > 0]
+    if not len(known):
+        return None
+    first = [_finite([values])[0] for values in columns if np.isfinite(values).any()]
+    high = max(*first, *(float(_late(values).max(initial=0.0)) for values in columns), float(known.min()))
+    return _whole_log(known[known <= (high if known.max() > FAR_ABOVE * high else np.inf)])
+
+
+def whole_reach(columns: Sequence[np.ndarray], *, is_log: bool) -> Reach | None:
+    """Every finite value, every positive one on a logarithmic axis; None without a value."""
+    known = _finite(columns)
+    known = known[known > 0] if is_log else known
+    if not len(known):
+        return None
+    if is_log:
+        return _whole_log(known)
+    low, high = float(known.min()), float(known.max())
+    room = 0.06 * (high - low) or max(0.1 * abs(high), sys.float_info.min)
+    return Reach(low - room, high + room)
 
 
 def _whole_log(values: np.ndarray) -> Reach:

@@ -22,10 +22,24 @@ DARK = {
     "#3c216d": "#7f5be6",
     "#4a96de": "#bfe3ff",
     "#86888c": "#9aa0a8",
+    "#c4281c": "#ff8f7a",
+    "#041981": "#486fcc",
+    "#3b1e8e": "#7b70d5",
+    "#61228f": "#a572d4",
+    "#842584": "#cb76ca",
+    "#a22b72": "#eb7db7",
+    "#bb3659": "#ff8ea2",
+    "#cc4837": "#ffa99a",
+    "#d16401": "#ffc19d",
+    "#c88302": "#ffd6a5",
 }
 """Twin, for dark pages, of every colour a figure uses; a page swaps them, a figure alone is light."""
 
-COLORS = tuple(DARK)[4:]
+COLORS = tuple(DARK)[4:12]
+RED = tuple(DARK)[12]
+"""Of the marks for moments, which belong to no run."""
+RAMP = tuple(DARK)[13:]
+"""Dark blue to amber, for what has an order: from the smallest to the largest."""
 SYMBOLS = ("circle", "square", "cross", "x", "pentagon", "star", "hexagon", "bowtie")
 
 
@@ -47,3 +61,13 @@ def look(index: int) -> Look:
     """
     cycle, place = divmod(index, len(COLORS))
     return Look(COLORS[place], ("solid", "dot")[cycle % 2], SYMBOLS[(place + cycle) % len(SYMBOLS)])
+
+
+def shade(rank: float) -> str:
+    """Colour of what is so far up an order, 0 for the smallest and 1 for the largest.
+
+    Example:
+        >>> shade(0.0) == RAMP[0], shade(0.5) == RAMP[4], shade(1.0) == RAMP[-1]
+        (True, True, True)
+    """
+    return RAMP[round(rank * (len(RAMP) - 1))]

@@ -8,7 +8,8 @@ from typing import Any
 from tightrope.training import RunConfig
 
 from ..check import AtItsEdge, MostAtTheirEdge
-from ..study import Case, Panel, Study
+from ..panels import OverSteps
+from ..study import Case, Study
 from .networks import adam, chebyshev_run, cifar_run, digits_run, logspace
 
 AT_THE_EDGE = (0.9, 1.1)
@@ -19,7 +20,8 @@ RATES_ON_CIFAR = logspace(3e-5, 1e-3, 5)
 """Those of Figure 5's Adam; the paper does not name Figure 1(a)'s."""
 SMALLEST = (f"lr {RATES[0]:g}", f"digits, lr {RATES_ON_DIGITS[0]:g}", f"lr {RATES_ON_CIFAR[0]:g}")
 """The smallest rate may end short of its edge (Appendix D)."""
-PANELS = (Panel("loss", is_log=True), Panel("ratio", edge=1.0))
+TWO_PANELS = (OverSteps("loss"), OverSteps("preconditioned_sharpness"))
+PANELS = (*TWO_PANELS, OverSteps("ratio"))
 
 Eight = tuple[tuple[str, dict[str, Any], Sequence[float]], ...]
 
@@ -157,7 +159,7 @@ FIG5 = Study(
         ("cpu", lambda: _eight_on_cifar(2000, 800)),
         ("paper", lambda: _eight_on_cifar(None, 2000)),
     ),
-    panels=PANELS,
+    panels=TWO_PANELS,
     checks=(MostAtTheirEdge("at its own threshold", (0.85, 1.15), at_least=4),),
 )
 ADAPTIVE = (FIG1A, FIG1B, FIG1C, FIG5)

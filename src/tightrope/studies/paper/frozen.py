@@ -7,15 +7,12 @@ from typing import Any
 
 from ..check import AtItsEdge
 from ..growth import RawGrowth
-from ..study import Case, Panel, Study
+from ..panels import OverSteps
+from ..study import Case, Study
 from .adaptive import AT_THE_EDGE
 from .networks import adam, chebyshev_run, cifar_run
 
-PANELS = (
-    Panel("loss", is_log=True),
-    Panel("ratio", edge=1.0),
-    Panel("sharpness", is_log=True),
-)
+PANELS = (OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("sharpness"))
 RATES = (5.6e-4, 8e-4, 1.12e-3, 1.6e-3)
 """Chosen on seed 1, for the P of step 3,000 at rate 1e-3."""
 RATES_ON_CIFAR = (2e-5, 4e-5, 8e-5, 1.6e-4)

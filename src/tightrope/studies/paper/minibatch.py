@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from tightrope.training import RunConfig
 
 from ..minibatches import MidTraining, NeverFarBeyond
-from ..study import Case, Panel, Study
+from ..panels import OverSteps
+from ..study import Case, Study
 from .networks import adam, cifar_run, digits_run
 
 SEEDS = (0, 1, 2)
@@ -40,13 +41,13 @@ FIG6 = Study(
         ("small", lambda: _grid(_small, (20, 100, 500))),
         ("cpu", lambda: _grid(_cpu, (50, 200, 1000))),
     ),
-    panels=(Panel("loss", is_log=True), Panel("ratio", edge=1.0)),
+    panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("ratio")),
     checks=(
-        MidTraining("the ratio is lower for a smaller batch", "ratio", "batch_size", "method.lr", rises=True),
+        MidTraining("the ratio is lower for a smaller batch", "ratio", "batch_size", "lr", rises=True),
         MidTraining(
             "preconditioned sharpness is lower for a larger rate",
             "preconditioned_sharpness",
-            "method.lr",
+            "lr",
             "batch_size",
             rises=False,
         ),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..check import AboveMoreOften
-from ..study import Case, Panel, Study
+from ..panels import OverSteps
+from ..study import Case, Study
 from .networks import chebyshev_run, cifar_run, logspace
 
 THREE = (
@@ -40,7 +41,7 @@ FIG13 = Study(
         ("cpu", lambda: _three(2000, 1000)),
         ("paper", lambda: _three(None, 3000)),
     ),
-    panels=(Panel("loss", is_log=True), Panel("ratio", edge=1.0)),
+    panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("ratio")),
     checks=tuple(
         AboveMoreOften(f"{name} is above its edge more often than heavy ball", name, "Heavy ball")
         for name in ("Gradient descent", "Nesterov")

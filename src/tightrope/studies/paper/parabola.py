@@ -6,14 +6,18 @@ import functools
 import math
 from collections.abc import Callable
 
-from tightrope.optim import GradientMethod, HeavyBall, Momentum, RMSProp, heavy_ball, nesterov, none
+import numpy as np
+
+from tightrope.optim import Momentum, RMSProp, heavy_ball, nesterov, none
 from tightrope.stability import asymptotic_growth_factor
 
 from ..check import Check, Exact
+from ..panels import Computed
 from ..study import Study
-from ..trajectory import on_parabola, reparameterised
+from ..trajectory import on_parabola
+from . import curves
+from .curves import BETA, STABLE_RATES, averaged, reparameterised_runs
 
-BETA = 0.9
 LARGEST = {0.9: (1.479, 3), 0.99: (2.588, 8), 0.999: (6.514, 14)}
 """Figure 12 at lr 2.2 from nu = 1: beta2 -> largest |x| to three digits, and its step."""
 GROWTH = {
@@ -22,17 +26,11 @@ GROWTH = {
     "heavy ball": (heavy_ball(BETA, ema=False), 1.7721),
 }
 """Figure 14: the asymptotic growth factor at 1.1 times the threshold."""
-STABLE_RATES = (10.0, 20.0, 30.0)
-"""Figure 17: the paper leaves its three rates open; these are stable ones over the range."""
-
-
-def _averaged(lr: float) -> Callable[..., GradientMethod]:
-    return lambda params: HeavyBall(params, lr, BETA, ema=True)
 
 
 def _late_size(lr: float) -> float:
     """|x| after 2,500 steps of averaged heavy ball, from 1."""
-    return max(abs(x) for x in on_parabola(_averaged(lr), 2500)[-20:])
+    return max(abs(x) for x in on_parabola(averaged(lr), 2500)[-20:])
 
 
 @functools.cache
@@ -61,18 +59,14 @@ def _steepness(name: str) -> float:
 @functools.cache
 def _squared_gradients(lr: float) -> list[float]:
     """Of averaged heavy ball on x^2 / 2 from x = 1 and m = 0.2: what the paper's bottom row shows."""
-    path = on_parabola(_averaged(lr), 1000, state={"m": 0.2})
+    path = on_parabola(averaged(lr), 1000, state={"m": 0.2})
     return [x * x for x in path]
 
 
 def _distance_of_trajectories() -> float:
     """Largest difference of the two runs that Proposition 1 says are one, over 500 steps."""
-
-    def make(params: object, **options: object) -> GradientMethod:
-        return GradientMethod(params, 0.5, momentum=heavy_ball(BETA, ema=True), **options)  # type: ignore[arg-type]
-
-    ours, theirs = reparameterised(make, 500)
-    return float((ours - theirs).abs().max())
+    ours, theirs = reparameterised_runs(500)
+    return float(np.abs(ours - theirs).max())
 
 
 def _number(function: Callable[..., float], *arguments: object) -> Callable[[], float]:
@@ -115,6 +109,11 @@ FIG2 = Study(
     title="Averaged heavy ball on x^2 / 2 diverges beyond lr 38",
     figure="Figure 2",
     version=1,
+    panels=(Computed(curves.around_the_threshold),),
+    caption=(
+        "The distance from the minimum of x^2 / 2, from 1: below the threshold of 38 it shrinks, above it "
+        "grows, at 38 it does neither."
+    ),
     checks=(
         Exact("|x| after 2,500 steps at lr 37.9: it converges", _number(_late_size, 37.9), (0.0, 1e-40)),
         Exact("|x| after 2,500 steps at lr 38.1: it diverges", _number(_late_size, 38.1), (1e40, math.inf)),
@@ -125,6 +124,14 @@ FIG12 = Study(
     title="RMSProp on x^2 / 2 explodes for finitely many steps",
     figure="Figure 12",
     version=1,
+    panels=(
+        Computed(curves.rmsprop_positions),
+        Computed(curves.rmsprop_moments),
+    ),
+    caption=(
+        "From x = 1 and nu = 1, where every one of these rates is unstable. x explodes until its gradients "
+        "have raised nu."
+    ),
     checks=_rmsprop_checks(),
 )
 FIG14 = Study(
@@ -132,6 +139,11 @@ FIG14 = Study(
     title="Just beyond the edge heavy ball grows fastest",
     figure="Figure 14",
     version=1,
+    panels=(Computed(curves.growth_factors),),
+    caption=(
+        "What a component of the iterate is multiplied by a step, in the long run, over the curvature along "
+        "it, up to 1.1 times each threshold (dotted)."
+    ),
     checks=(
         *(
             Exact(f"{name}: growth at its threshold", _number(_growth, rule, 1.0), (1 - 1e-7, 1 + 1e-7))
@@ -152,6 +164,15 @@ FIG17 = Study(
     title="Momentum makes large gradients even where it is stable",
     figure="Figure 17",
     version=1,
+    panels=(
+        Computed(curves.stable_positions),
+        Computed(curves.stable_momenta),
+        Computed(curves.stable_gradients),
+    ),
+    caption=(
+        "Averaged heavy ball from x = 1 and m = 0.2 at three rates below its threshold of 38; dashed is the "
+        "squared gradient at first."
+    ),
     checks=(
         *(
             Exact(
@@ -172,6 +193,11 @@ P1 = Study(
     title="A preconditioned run is a plain run on f(P^-1/2 x)",
     figure="Proposition 1",
     version=1,
+    panels=(Computed(curves.trajectories),),
+    caption=(
+        "A run with the preconditioner P, times P^1/2, and the run without it on f(P^-1/2 x): how far each "
+        "has gone, and how far apart they are."
+    ),
     checks=(
         Exact(
             "largest difference of the two trajectories, 500 steps on the Chebyshev network",

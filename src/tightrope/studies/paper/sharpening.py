@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tightrope.store import RunRecord
+
 from ..check import AtItsEdge
 from ..cycles import OrderOfEvents, SharpnessOverACycle, SpikesInTheTop
 from ..growth import RawGrowth
-from ..study import Case, Grids, Panel, Study
+from ..panels import GradientSplit, OverSteps, TopEigenvalues
+from ..study import Case, Grids, Study
 from .adaptive import AT_THE_EDGE
 from .networks import adam, chebyshev_run, cifar_run
 
@@ -59,6 +62,13 @@ ZOOMED: Grids = (
 )
 """Runs that figures 9 and 18 share."""
 
+
+def window_of(record: RunRecord) -> tuple[float, float]:
+    """The steps of a run that were measured one by one."""
+    first, last = record.config["measure"]["window"]
+    return first, last
+
+
 FIG8 = Study(
     name="fig8",
     title="At the adaptive edge raw sharpness keeps rising",
@@ -69,7 +79,7 @@ FIG8 = Study(
         ("cpu", lambda: _four(1000, 2000)),
         ("paper", lambda: _four(None, 2000)),
     ),
-    panels=(Panel("loss", is_log=True), Panel("ratio", edge=1.0), Panel("sharpness", is_log=True)),
+    panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("sharpness")),
     checks=(
         AtItsEdge("preconditioned sharpness is flat at the threshold", AT_THE_EDGE),
         RawGrowth("raw sharpness keeps rising", (1.5, math.inf), (f"lr {RATES[0]:g}", f"lr {RATES_ON_CIFAR[0]:g}")),
@@ -81,12 +91,9 @@ FIG9 = Study(
     figure="Figure 9",
     version=1,
     grids=ZOOMED,
-    panels=(
-        Panel("loss", is_log=True),
-        Panel("ratio", edge=1.0),
-        Panel("sharpness"),
-        Panel("grad_norm"),
-        Panel("second_moment_norm"),
+    panels=tuple(
+        OverSteps(column, window=window_of, marks_crossings=True)
+        for column in ("loss", "ratio", "sharpness", "grad_norm", "second_moment_norm")
     ),
     checks=(
         OrderOfEvents(SMALL),
@@ -100,12 +107,7 @@ FIG18 = Study(
     figure="Figure 18",
     version=1,
     grids=ZOOMED,
-    panels=(
-        Panel("loss", is_log=True),
-        Panel("ratio", edge=1.0),
-        Panel("semi_gradient_sq"),
-        Panel("semi_gradient_sq_top"),
-    ),
+    panels=(OverSteps("loss", window=window_of), TopEigenvalues(4, window_of), GradientSplit(window_of)),
     checks=(SpikesInTheTop("the spikes of |P^-1/2 g|^2 are in the top four eigenvectors", 0.9, (SMALL, LARGE)),),
 )
 SHARPENING = (FIG8, FIG9, FIG18)

@@ -1,0 +1,236 @@
+"""Figures for paper and page: one description, two renderers that draw the same."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tightrope.errors import ConfigError, StoreError
+from tightrope.views import Chart, Line, Picture, block, fit, picture_panel, prints, write_prints, write_sheet
+from tightrope.views.decimation import MAX_POINTS
+from tightrope.views.palette import DARK, INK, RAMP, RED
+from tightrope.views.prints import drawing
+
+X = np.arange(1.0, 6.0)
+RISING = Line(X, X / 5, "lr 0.1", rank=0.0, level=1.0, band=(X / 6, X / 4))
+FALLING = Line(X, 10 / X, "lr 0.2", rank=1.0, level=5 / X)
+MISSING = Line(np.zeros(0), np.zeros(0), "lr 0.3: not run yet", rank=0.5, is_missing=True)
+MARKED = {"levels": (1.0,), "level_name": "edge", "marks": (2.0,), "mark_name": "crossing"}
+
+
+def chart(*lines, **more):
+    return fit([Chart(lines, **{"y_title": "ratio", **more})])[0]
+
+
+def whole(*rows):
+    rows = rows or ([chart(RISING, FALLING, MISSING, **MARKED)],)
+    return Picture("fig0", "Figure 0", "A title", "A caption.", (block(rows),))
+
+
+def printed(picture):
+    """The lines of every plot of a print: colour, whether dashed, x and y."""
+    with drawing(picture) as figure:
+        return [
+            [(line.get_color(), line.is_dashed(), *(np.array(line.get_data(orig=True)[i]) for i in (0, 1)))
+             for line in axes.get_lines()]
+            for axes in figure.axes
+        ]  # fmt: skip
+
+
+def traces(picture):
+    return [trace for trace in picture_panel(picture).figure["data"] if trace["x"] != [None]]
+
+
+def test_the_same_picture_gives_the_same_bytes_and_another_gives_others():
+    first, second, other = prints(whole()), prints(whole()), prints(whole([chart(FALLING)]))
+    assert first == second
+    assert first["pdf"] != other["pdf"]
+    assert first["png"] != other["png"]
+
+
+def test_a_pdf_holds_its_fonts_as_outlines_and_no_date():
+    pdf = prints(whole())["pdf"]
+    assert b"/FontFile2" in pdf
+    assert b"/Subtype /Type3" not in pdf
+    assert b"/CreationDate" not in pdf
+    assert b"A caption." in pdf
+
+
+def test_drawing_neither_changes_a_setting_of_matplotlib_nor_heeds_one():
+    import matplotlib
+
+    plain = prints(whole())["png"]
+    with matplotlib.rc_context({"lines.linewidth": 9.0, "font.size": 30.0, "axes.facecolor": "red"}):
+        before = dict(matplotlib.rcParams)
+        assert prints(whole())["png"] == plain
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_the_views_load_no_matplotlib_and_prints_no_pyplot():
+    code = (
+        "import sys, numpy as np, tightrope.views as v; assert 'matplotlib' not in sys.modules;"
+        "line = v.Line(np.ones(2), np.ones(2));"
+        "v.prints(v.Picture('a', 'b', 'c', 'd', (v.block([[v.Chart((line,))]]),)));"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_dashed_level_has_the_colour_of_its_line_on_paper():
+    [lines] = printed(whole())
+    dashed = {color: y.tolist() for color, is_dashed, _, y in lines if is_dashed and color != RED}
+    assert dashed == {INK: [1, 1], RISING.color: [1, 1], FALLING.color: (5 / X).tolist()}
+    solid = {color: y.tolist() for color, is_dashed, x, y in lines if not is_dashed and len(x)}
+    assert solid == {RISING.color: RISING.y.tolist(), FALLING.color: FALLING.y.tolist()}
+
+
+def test_every_dashed_level_has_the_colour_of_its_line_on_the_page():
+    figure = picture_panel(whole()).figure
+    rules = {
+        shape["line"]["color"]: shape["y0"] for shape in figure["layout"]["shapes"] if shape["line"]["dash"] == "dash"
+    }
+    assert rules == {INK: 1.0, RISING.color: 1.0}
+    curves = [(trace["line"]["color"], trace["y"]) for trace in traces(whole()) if trace["line"].get("dash") == "dash"]
+    assert curves == [(FALLING.color, (5 / X).tolist())]
+
+
+def test_both_draw_the_same_numbers():
+    wild = Line(np.arange(6.0), np.array([1.0, np.nan, np.inf, 0.0, -1.0, 2.0]), "wild")
+    picture = whole([chart(wild, is_y_log=True), chart(wild)])
+    (on_log, *_), (on_linear, *_) = printed(picture)
+    log, linear = (trace for trace in traces(picture) if trace["mode"] == "lines")
+    nan = np.nan
+    np.testing.assert_array_equal(on_log[3], [1, nan, nan, nan, nan, 2])
+    np.testing.assert_array_equal(on_linear[3], [1, nan, nan, 0, -1, 2])
+    assert log["y"] == [1, None, None, None, None, 2]
+    assert linear["y"] == [1, None, None, 0, -1, 2]
+    assert any("no place for what is 0 or less" in note for note in picture.notes)
+
+
+def test_a_long_line_is_thinned_and_loses_no_spike():
+    y = np.zeros(20 * MAX_POINTS)
+    y[777] = 5.0
+    picture = whole([chart(Line(np.arange(float(len(y))), y, "long"))])
+    [(_, _, x, drawn)], [trace] = printed(picture)[0][:1], traces(picture)
+    assert len(x) <= MAX_POINTS + 2
+    assert x[drawn.argmax()] == 777
+    assert max(trace["y"]) == 5
+    assert any("no spike is lost" in note for note in picture.notes)
+
+
+def test_what_lies_above_the_axis_is_pinned_to_its_top():
+    spiky = Line(np.arange(40.0), np.array([1e6, *[1.0] * 39]), "spiky")
+    [cut] = fit([Chart((spiky,), y_title="ratio")], cuts_spikes=True)
+    assert cut.y_range[1] < 2
+    pins = [trace for trace in traces(whole([cut])) if trace["mode"] == "markers"]
+    assert [(pin["x"], pin["y"]) for pin in pins] == [([0], [cut.y_range[1]])]
+    assert any(x.tolist() == [0] for _, _, x, _ in printed(whole([cut]))[0])
+
+
+def test_a_missing_line_stands_grey_in_the_legend_of_both():
+    with drawing(whole()) as figure:
+        [legend] = [artist for artist in figure.artists if hasattr(artist, "get_texts")]
+        entries = {text.get_text(): line.get_color() for text, line in zip(legend.get_texts(), legend.get_lines())}  # noqa: B905
+    assert entries == {
+        "lr 0.1": RISING.color, "lr 0.2": FALLING.color, MISSING.label: MISSING.color, "edge": INK, "crossing": RED,
+    }  # fmt: skip
+    shown = {
+        trace["name"]: trace["line"]["color"]
+        for trace in picture_panel(whole()).figure["data"]
+        if trace.get("showlegend", True)
+    }
+    assert shown == entries
+
+
+def test_one_legend_serves_columns_that_agree_and_each_has_its_own_where_they_do_not():
+    alike = whole([chart(RISING), chart(RISING)])
+    assert alike.has_one_legend
+    assert sum(trace["showlegend"] for trace in traces(alike)) == 1
+    apart = whole([chart(RISING), chart(FALLING, Line(X, X, "lr 0.1", rank=0.5))])
+    assert not apart.has_one_legend
+    assert {trace["legend"] for trace in traces(apart) if trace["showlegend"]} == {"legend2", "legend3"}
+
+
+def test_columns_share_their_steps_and_name_them_once():
+    picture = whole([chart(RISING), chart(FALLING)], [chart(Line(3 * X, X, "lr 0.1", rank=0.0)), chart(FALLING)])
+    (upper, _), (lower, _) = picture.blocks[0]
+    assert upper.x_range == lower.x_range == pytest.approx((0.79, 15.21))
+    layout = picture_panel(picture).figure["layout"]
+    assert [layout[name]["title"]["text"] for name in ("xaxis", "xaxis3")] == ["", "step"]
+    assert [layout[name]["title"]["text"] for name in ("yaxis", "yaxis2")] == ["ratio", ""]
+    with drawing(picture) as figure:
+        assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "step", "step"]
+
+
+def test_plots_do_not_overlap():
+    picture = whole(*[[chart(RISING, title=str(row)) for _ in range(4)] for row in range(3)])
+    layout = picture_panel(picture).figure["layout"]
+    boxes = [(*layout[f"xaxis{n}"]["domain"], *layout[f"yaxis{n}"]["domain"]) for n in ["", *range(2, 13)]]
+    with drawing(picture) as figure:
+        boxes = [boxes, [(b.x0, b.x1, b.y0, b.y1) for b in (axes.get_position() for axes in figure.axes)]]
+    for ours in boxes:
+        assert len(ours) == 12
+        assert all(0 <= low < high <= 1 for box in ours for low, high in (box[:2], box[2:]))
+        for place, a in enumerate(ours):
+            assert all(a[1] <= b[0] or b[1] <= a[0] or a[3] <= b[2] or b[3] <= a[2] for b in ours[place + 1 :])
+
+
+def test_every_figure_is_one_that_plotly_accepts_with_a_twin_for_each_colour():
+    import plotly.graph_objects as go
+
+    figure = picture_panel(whole()).figure
+    go.Figure(figure)
+    named = re.findall(r'"\w*color": "(#[0-9a-f]{6})', json.dumps(figure))
+    assert set(named) <= set(DARK)
+    assert {RAMP[0], RAMP[-1], RED, INK} <= set(named)
+
+
+def test_text_on_a_page_is_escaped_wherever_it_stands(tmp_path):
+    evil = "</script><img src=x onerror=alert(1)>"
+    line = Line(X, X, evil)
+    charts = [chart(line, title=evil, y_title=evil, x_title=evil, level_name=evil, levels=(1.0,), notes=(evil,))]
+    picture = Picture("fig0", evil, evil, evil, (block([charts]),))
+    row = {"claim": evil, "result": "PASS"}
+    page = write_sheet(
+        picture, tmp_path / "a.html", found=[row], headings={"claim": evil, "result": evil}, facts=[evil]
+    )
+    text = page.read_text(encoding="utf-8")
+    assert evil not in text
+    drawn = json.loads(re.search(r'id="figure-fig0">(.*?)</script>', text).group(1))
+    assert not [trace["name"] for trace in drawn["data"] if "<" in trace["name"]]
+    assert "<" not in drawn["layout"]["annotations"][0]["text"]
+    assert "<" not in drawn["layout"]["xaxis"]["title"]["text"] + drawn["layout"]["yaxis"]["title"]["text"]
+
+
+def test_a_dollar_in_a_label_is_a_dollar():
+    assert prints(whole([chart(Line(X, X, "_costs $5 or $6"), title="$\\oops$")]))["png"]
+
+
+def test_a_page_shows_what_was_found(tmp_path):
+    found = [{"claim": "a < b", "result": "MISS"}]
+    page = write_sheet(whole(), tmp_path / "a.html", found=found, headings={"claim": "claim", "result": "result"})
+    text = page.read_text(encoding="utf-8")
+    assert "<td>a &lt; b</td>" in text
+    assert '<span class="badge bad">MISS</span>' in text
+
+
+def test_prints_are_written_over_earlier_ones_alone(tmp_path):
+    paths = write_prints(whole(), tmp_path / "new")
+    assert [path.name for path in paths] == ["fig0.pdf", "fig0.png"]
+    assert paths == write_prints(whole(), tmp_path / "new")
+    paths[1].write_text("a diary")
+    with pytest.raises(StoreError, match=r"fig0.png must be new, or an earlier figure; it is another file"):
+        write_prints(whole(), tmp_path / "new")
+    assert paths[1].read_text() == "a diary"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"must be writable; .*\. Choose another --into"):
+        write_prints(whole(), tmp_path / "file")
+
+
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ConfigError, match=r"pip install tightrope\[print\]"):
+        prints(whole())
