@@ -132,7 +132,7 @@ def _figure(picture: Picture) -> Any:
         _draw_chart(axes, place.chart)
         axes.set(xlabel=place.chart.x_title if place.has_x else "")
         axes.set(ylabel=place.chart.y_title if place.has_y_name else "")
-        axes.yaxis.set_label_coords((0.12 - sizes.y_axis) / (place.right - place.left), 0.5)
+        axes.yaxis.set_label_coords((0.22 - sizes.y_axis) / (place.right - place.left), 0.5)
         axes.tick_params(labelbottom=place.has_x, labelleft=place.has_y)
         if place.has_x and not picture.has_one_legend:
             column = [each.chart for each in stand if each.column == place.column]
