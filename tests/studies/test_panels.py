@@ -49,12 +49,22 @@ def test_a_threshold_that_moves_is_a_curve():
 
 def test_a_series_is_a_chart_named_with_the_threshold_its_runs_share():
     runs = [sharp("Adam, lr 0.1", 0.1, [380.0], 380.0), sharp("GD, lr 0.1", 0.1, [20.0], 20.0, "GD")]
+    runs.append(sharp("GD, lr 0.2", 0.2, [10.0], 10.0, "GD"))
     charts = OverSteps("loss").charts(runs)
     assert [chart.title for chart in charts] == ["Adam (38/lr)", "GD (2/lr)"]
-    assert [chart.lines[0].label for chart in charts] == ["lr 0.1", "lr 0.1"]
+    assert [[line.label for line in chart.lines] for chart in charts] == [["lr 0.1"], ["lr 0.1", "lr 0.2"]]
     assert [chart.y_title for chart in charts] == ["training loss"] * 2
     differing = [sharp("a", 0.1, [380.0], 380.0), sharp("b", 0.2, [20.0], 20.0)]
     assert OverSteps("preconditioned_sharpness").charts(differing)[0].title == "preconditioned sharpness"
+
+
+def test_a_title_names_the_run_of_a_chart_that_has_one():
+    runs = [sharp("small rate, lr 0.1", 0.1, [380.0], 380.0, "small rate"), sharp("GD", 0.1, [20.0], 20.0, "GD")]
+    charts = OverSteps("loss").charts(runs)
+    assert [chart.title for chart in charts] == ["small rate, lr 0.1 (38/lr)", "GD (2/lr)"]
+    assert [chart.lines[0].label for chart in charts] == ["", ""]
+    [_, missing] = OverSteps("loss").charts([runs[0], Outcome("GD", "GD")])
+    assert missing.lines[0].label == "GD: not run yet"
 
 
 def test_a_colour_follows_the_one_setting_that_varies_whatever_the_order_of_the_grid():

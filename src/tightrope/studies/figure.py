@@ -8,7 +8,7 @@ from tightrope.errors import ConfigError
 from tightrope.views import Block, Chart, Picture, block
 
 from .check import Outcome
-from .panels import EDGE
+from .panels import EDGE, OverSteps
 from .study import Study
 
 MOST_COLUMNS = 5
@@ -25,7 +25,11 @@ def picture(study: Study, outcomes: Sequence[Outcome]) -> Picture:
         raise ConfigError(f"study: {study.name} must have panels to be drawn; it has none.")
     rows = [panel.charts(outcomes) for panel in study.panels]
     charts = [chart for row in rows for chart in row]
-    return Picture(study.name, study.figure, study.title, _caption(study, charts, outcomes), _blocks(rows))
+    over_steps = [row for panel, row in zip(study.panels, rows, strict=True) if isinstance(panel, OverSteps)]
+    are_ordered = any(line.rank is not None for row in over_steps for chart in row for line in chart.lines)
+    return Picture(
+        study.name, study.figure, study.title, _caption(study, charts, outcomes, are_ordered=are_ordered), _blocks(rows)
+    )
 
 
 def _blocks(rows: Sequence[Sequence[Chart]]) -> tuple[Block, ...]:
@@ -45,10 +49,9 @@ def _parts(row: Sequence[Chart]) -> list[Sequence[Chart]]:
     return [row[start : start + size] for start in range(0, len(row), size)]
 
 
-def _caption(study: Study, charts: Sequence[Chart], outcomes: Sequence[Outcome]) -> str:
+def _caption(study: Study, charts: Sequence[Chart], outcomes: Sequence[Outcome], *, are_ordered: bool) -> str:
     """The study's own words, then what its charts do not say by themselves."""
     missing = sum(outcome.record is None for outcome in outcomes)
-    are_ordered = bool(outcomes) and any(line.rank is not None for chart in charts for line in chart.lines)
     words = {
         study.caption: True,
         "A dashed line is a run's stability threshold, in its colour, or the edge at a ratio of 1.": any(

@@ -85,6 +85,19 @@ def series_of(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     return found
 
 
+def titled_series(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """The runs of each series by the title of its chart, which names the run where each chart has one."""
+    found = series_of(outcomes)
+    if len(found) < 2 or not is_lone(outcomes):
+        return found
+    return {_full(name, groups(members)[0].label): members for name, members in found.items()}
+
+
+def is_lone(outcomes: Sequence[Outcome]) -> bool:
+    """Whether each series has one line."""
+    return all(len(groups(members)) == 1 for members in series_of(outcomes).values())
+
+
 def groups(outcomes: Sequence[Outcome]) -> list[Group]:
     """The lines of one series, in the order of the grid."""
     members: dict[str, list[Outcome]] = {}
@@ -147,6 +160,10 @@ def _label(group: Sequence[Outcome]) -> str:
     if len(group) > 1:
         label = re.sub(r",? *seed \d+", "", label)
     return label.removeprefix(f"{group[0].series}, ") or label
+
+
+def _full(series: str, label: str) -> str:
+    return label if label in (series, "") or not series else f"{series}, {label}"
 
 
 def _ranks(outcomes: Sequence[Outcome]) -> list[float | None]:

@@ -11,7 +11,7 @@ import numpy as np
 from tightrope.views import Chart, Line, fit
 
 from .check import Outcome
-from .grouping import Group, Window, groups, series_of, threshold_words
+from .grouping import Group, Window, groups, is_lone, threshold_words, titled_series
 
 
 class Panel(ABC):
@@ -75,8 +75,10 @@ class OverSteps(Panel):
     marks_crossings: bool = False
 
     def charts(self, outcomes: Sequence[Outcome]) -> list[Chart]:
-        found = series_of(outcomes)
+        found = titled_series(outcomes)
         made = [self._chart(name, group, is_alone=len(found) == 1) for name, group in found.items()]
+        if len(found) > 1 and is_lone(outcomes):
+            made = [replace(chart, lines=tuple(_unnamed(line, chart.title) for line in chart.lines)) for chart in made]
         quantity = self._quantity
         shares = self.column in SHARED and self.window is None
         return fit(made, is_shared=shares, cuts_spikes=quantity.cuts_spikes and self.window is None)
@@ -133,7 +135,7 @@ class TopEigenvalues(Panel):
     window: Window | None = None
 
     def charts(self, outcomes: Sequence[Outcome]) -> list[Chart]:
-        found = series_of(outcomes)
+        found = titled_series(outcomes)
         made = []
         for name, members in found.items():
             lines = tuple(line for group in groups(members) for line in self._lines(group))
@@ -148,7 +150,8 @@ class TopEigenvalues(Panel):
         if not len(x) or len(ratios) != len(x):
             return [group.line(np.zeros(0), np.zeros(0), None)]
         values = ratios * threshold[:, None]
-        lines = [Line(x, values[:, place], f"eigenvalue {place + 1}", look=place) for place in range(self.num)]
+        ranks = np.linspace(1, 0, self.num)
+        lines = [Line(x, values[:, place], f"eigenvalue {place + 1}", rank=ranks[place]) for place in range(self.num)]
         return [replace(lines[0], level=_level(threshold)), *lines[1:]]
 
 
@@ -163,7 +166,7 @@ class GradientSplit(Panel):
     window: Window | None = None
 
     def charts(self, outcomes: Sequence[Outcome]) -> list[Chart]:
-        found = series_of(outcomes)
+        found = titled_series(outcomes)
         title = "squared norm of P^-1/2 g"
         made = []
         for name, members in found.items():
@@ -193,6 +196,11 @@ class Computed(Panel):
 
     def charts(self, outcomes: Sequence[Outcome]) -> list[Chart]:
         return self.compute()
+
+
+def _unnamed(line: Line, title: str) -> Line:
+    """Without the label that its chart's title says already; one that says more stays."""
+    return replace(line, label="") if not line.is_missing and line.label in title else line
 
 
 def _titled(title: str, outcomes: Sequence[Outcome], has_threshold: bool) -> str:

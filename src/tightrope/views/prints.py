@@ -21,7 +21,7 @@ from .palette import FAINT, GRID, INK, RED
 WIDTHS, LEAST_WIDTH = {1: 6.2, 2: 4.2, 3: 3.4, 4: 2.8}, 2.5
 """Inches of a column, by the number of columns."""
 SIZES = Sizes(
-    width=0.0, height=1.7, lone_height=2.5, title=0.3, gap=0.16, x_axis=0.5, y_axis=0.62, no_axis=0.16, entry=0.155
+    width=0.0, height=1.7, lone_height=2.5, title=0.3, gap=0.16, x_axis=0.5, y_axis=0.7, no_axis=0.16, entry=0.155
 )
 HEADING, MARGIN, ENTRY = 0.3, 0.12, 0.19
 """Inches of the headline, at the right and left, and of a row of the legend under everything."""
@@ -132,6 +132,7 @@ def _figure(picture: Picture) -> Any:
         _draw_chart(axes, place.chart)
         axes.set(xlabel=place.chart.x_title if place.has_x else "")
         axes.set(ylabel=place.chart.y_title if place.has_y_name else "")
+        axes.yaxis.set_label_coords((0.22 - sizes.y_axis) / (place.right - place.left), 0.5)
         axes.tick_params(labelbottom=place.has_x, labelleft=place.has_y)
         if place.has_x and not picture.has_one_legend:
             column = [each.chart for each in stand if each.column == place.column]
@@ -198,7 +199,7 @@ def _draw_chart(axes: Any, chart: Chart) -> None:
     ):
         if is_log and ends is not None and ends[1] / ends[0] < FEW_DECADES:
             axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_major_formatter(FuncFormatter(_in_digits))
             axis.set_minor_formatter(NullFormatter())
     if not chart.is_x_log:
         axes.locator_params(axis="x", nbins=5)
@@ -233,6 +234,14 @@ def _handle(label: str, color: str, dash: str, marker: str | None = None, alpha:
 
     style: dict[str, Any] = {"linestyle": STYLES[dash], "marker": marker, "markersize": 4, "alpha": alpha}
     return Line2D([], [], color=color, label=_plain(label), **style)
+
+
+def _in_digits(value: float, _: int) -> str:
+    """A number of an axis of few decades: 0.05, 200, 5 x 10^5."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    digits, power = f"{value:.0e}".split("e")
+    return rf"${digits}{{\times}}10^{{{int(power)}}}$"
 
 
 def _plain(text: str) -> str:
