@@ -46,7 +46,7 @@ values = st.recursive(
 long_lists = st.builds(lambda value, n: [value] * n, scalars, st.sampled_from([100, 2000]))
 too_small = [0, -1, 1.5, float("nan"), "3", [], {}, [0], [[]]]
 too_large = [2**45, 10**18, 2**63, 10**400, float("inf")]
-SIZES = {"num_points", "degree", "width", "num_examples", "hidden", "period"}
+SIZES = {"num_points", "degree", "width", "num_examples", "hidden", "period", "channels", "layers", "heads"}
 
 
 def replacement(key: str) -> st.SearchStrategy:
@@ -76,6 +76,13 @@ problems = st.one_of(
         st.sampled_from(too_large),
     ),
     st.builds(lambda size: {"name": "digits", "hidden": [3, size]}, st.sampled_from(too_large)),
+    st.just({"name": "digits", "model": "wrn_bn", "channels": [2], "num_examples": 4}),
+    st.just({"name": "sequences", "layers": 1, "width": 4, "heads": 2, "num_examples": 3}),
+    st.builds(
+        lambda key, size: {"name": "sequences", "width": 4, "heads": 2, key: size},
+        st.sampled_from(["layers", "vocabulary", "length", "num_examples"]),
+        st.sampled_from(too_large),
+    ),
 )
 methods = st.builds(
     lambda name, lr: {"name": name, "lr": lr},

@@ -102,12 +102,21 @@ def test_the_last_digits_are_held_out_and_never_trained_on(model):
 
 
 @pytest.mark.parametrize(
-    ("num_examples", "num_test_examples"), [(1700, 98), (0, 1), (None, 1797), (None, -1), (1798, 0), (5, 2**45)]
+    ("num_examples", "num_test_examples", "words"),
+    [
+        (1700, 98, "num_examples: must be between 1 and 1699; got 1700. The last 98 of 1797 are held out."),
+        (0, 0, "num_examples: must be between 1 and 1797; got 0."),
+        (1798, 0, "num_examples: must be between 1 and 1797; got 1798."),
+        (None, 1797, "num_test_examples: must be between 0 and 1796; got 1797. There are 1797 examples."),
+        (None, -1, "num_test_examples: must be between 0 and 1796; got -1."),
+        (5, 2**45, "num_test_examples: must be between 0 and 1796"),
+    ],
 )
-def test_digits_that_are_not_there_or_would_be_in_both_parts_are_refused(num_examples, num_test_examples):
+def test_digits_that_are_not_there_or_would_be_in_both_parts_are_refused(num_examples, num_test_examples, words):
     config = Digits(num_examples=num_examples, num_test_examples=num_test_examples)
-    with pytest.raises(ConfigError, match="both together at most the 1797"):
+    with pytest.raises(ConfigError) as error:
         config.build(0, torch.float32)
+    assert str(error.value).startswith(f"problem.{words}")
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -23,14 +23,16 @@ def split(num_all: int, num_examples: int | None, num_test_examples: int) -> int
     Raises:
         ConfigError: there are not so many, or one would be both trained on and held out.
     """
-    num_held_out = max(num_test_examples, 0)
-    num_train = num_all - num_held_out if num_examples is None else num_examples
-    if num_test_examples < 0 or num_train < 1 or num_train + num_held_out > num_all:
+    if not 0 <= num_test_examples < num_all:
         raise ConfigError(
-            f"problem: num_examples must be at least 1, num_test_examples at least 0, and both together at most the "
-            f"{num_all} there are; got {num_train} and {num_test_examples}."
+            f"problem.num_test_examples: must be between 0 and {num_all - 1}; got {num_test_examples}. "
+            f"There are {num_all} examples."
         )
-    return num_train
+    most = num_all - num_test_examples
+    if num_examples is not None and not 1 <= num_examples <= most:
+        held_out = f" The last {num_test_examples} of {num_all} are held out." if num_test_examples else ""
+        raise ConfigError(f"problem.num_examples: must be between 1 and {most}; got {num_examples}.{held_out}")
+    return most if num_examples is None else num_examples
 
 
 def chebyshev(num_points: int = 20, degree: int = 5) -> tuple[Tensor, Tensor]:
