@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tightrope.studies import Outcome, RawGrowth, RisesWhenFrozen
+from tightrope.studies import Outcome, RawGrowth, RisesWhenFrozen, StaysShort
 
 from .made_up import made_up, plateau
 
@@ -70,10 +70,24 @@ LEAP = np.where(STEPS <= 3000, 0.7, 1.0)
         (frozen_at(3000, LEAP, 3500, residual=0.3), ["UNDECIDED", "PASS"]),
         (frozen_at(3000, LEAP, 3500, median=0.8), ["PASS", "MISS"]),
         (frozen_at(3000, LEAP, 2500), ["PASS", "UNDECIDED"]),
-        (frozen_at(50, LEAP, 3500), ["UNDECIDED"]),
+        (frozen_at(50, LEAP, 3500), ["UNDECIDED", "PASS"]),
         (Outcome("frozen"), ["UNDECIDED"]),
     ],
 )
 def test_short_before_p_is_frozen_and_at_the_edge_after(outcome, results):
     check = RisesWhenFrozen("the ratio stays short", 0.9, (0.9, 1.1), "frozen")
     assert [each.result for each in check.judge([outcome])] == results
+
+
+@pytest.mark.parametrize(
+    ("outcome", "result"),
+    [
+        (made_up("run", step=[1, 100, 200], ratio=[900.0, 0.5, 0.8], residual=[0.01] * 3), "PASS"),
+        (made_up("run", step=[1, 100, 200], ratio=[900.0, 0.5, 0.95], residual=[0.01] * 3), "MISS"),
+        (made_up("run", step=[1, 100, 200], ratio=[900.0, 0.5, 0.895], residual=[0.01] * 3), "UNDECIDED"),
+        (made_up("run", step=[1, 9], ratio=[900.0, 0.5]), "UNDECIDED"),
+        (Outcome("run"), "UNDECIDED"),
+    ],
+)
+def test_a_run_stays_short_where_its_highest_ratio_past_the_first_steps_does(outcome, result):
+    assert StaysShort("claim", 0.9).judge([outcome])[0].result == result

@@ -25,7 +25,7 @@ def test_a_key_is_that_of_the_stored_configuration_and_does_not_change():
 
 def test_a_study_has_runs_at_its_own_scales_alone():
     study = replace(STUDIES["fig5"], grids=STUDIES["fig5"].grids[:1])
-    with pytest.raises(ConfigError, match="fig5 has no runs at scale paper; it has small."):
+    with pytest.raises(ConfigError, match=r"fig5 has no runs at scale paper; it has small\."):
         study.cases("paper")
 
 

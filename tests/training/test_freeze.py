@@ -131,6 +131,20 @@ def test_the_last_step_alone_can_be_measured(tmp_path):
         assert list(record.measurements["step"]) == [[30], [7, 8]][number]
 
 
+def test_the_first_step_below_a_loss_is_measured_once_also_after_a_kill(tmp_path):
+    losses = tr.run(frozen(None, measure=MeasureConfig(every=0)), out=tmp_path / "losses").steps["loss"]
+    expected = int(np.argmax(losses <= losses[14])) + 1
+    assert 1 < expected < 28
+    assert (losses[expected:] <= losses[14]).any()  # it comes so low again, and is not measured again
+    config = frozen(None, measure=MeasureConfig(every=0, at_loss=float(losses[14])))
+    record = tr.run(config, out=tmp_path / "alone")
+    assert list(record.measurements["step"]) == [expected]
+    with pytest.raises(Killed):
+        tr.run(config, out=tmp_path / "run", observe=killed_at(expected + 2))
+    resume(tmp_path / "run")
+    assert events_of(tmp_path / "run") == events_of(tmp_path / "alone")
+
+
 def test_the_gradient_is_split_on_the_top_eigenvectors(tmp_path):
     measure = MeasureConfig(every=30, rtol=1e-8, num_eigenvalues=4)
     record = tr.run(frozen(None, measure=measure), out=tmp_path / "run")

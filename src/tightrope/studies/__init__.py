@@ -18,7 +18,7 @@ from .execution import Execution, GridProgress, check_problems, execute
 from .figure import picture
 from .folder import RunState, StudyFolder
 from .forecast import Forecast, forecast
-from .growth import RawGrowth, RisesWhenFrozen
+from .growth import RawGrowth, RisesWhenFrozen, StaysShort
 from .judgement import Judgement, judge, total
 from .minibatches import MidTraining, NeverFarBeyond
 from .panels import Computed, GradientSplit, OverSteps, Panel, TopEigenvalues
@@ -51,6 +51,7 @@ __all__ = [
     "AboveMoreOften",
     "RawGrowth",
     "RisesWhenFrozen",
+    "StaysShort",
     "OrderOfEvents",
     "SharpnessOverACycle",
     "SpikesInTheTop",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,28 @@ class RawGrowth(Check):
 
 
 @dataclass(frozen=True)
+class StaysShort(Check):
+    """Past the first steps the ratio of each run stays below a bound to its end.
+
+    Attributes:
+        claim: In words.
+        below: The bound.
+    """
+
+    claim: str
+    below: float
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        return [self._one(outcome) for outcome in outcomes]
+
+    def _one(self, outcome: Outcome) -> Finding:
+        claim = f"{outcome.label}: {self.claim}"
+        if outcome.record is None:
+            return Finding(claim, "", f"< {self.below:g}", "UNDECIDED", outcome.reason)
+        return highest_finding(claim, outcome.record, self.below)
+
+
+@dataclass(frozen=True)
 class RisesWhenFrozen(Check):
     """Before P is frozen the ratio stays below a bound; afterwards its median over the plateau lies in a band.
 
@@ -79,16 +102,9 @@ class RisesWhenFrozen(Check):
         if outcome.record is None:
             return [Finding(before, "", f"< {self.below:g}", "UNDECIDED", outcome.reason)]
         after = outcome.record.config["freeze"]["after"]
-        m = outcome.record.measurements
-        is_before = (m["step"] > NUM_EARLY) & (m["step"] <= after) & np.isfinite(m["ratio"])
-        low, high = (m["ratio"] - m["residual"])[is_before], (m["ratio"] + m["residual"])[is_before]
-        if not is_before.any():
-            return [Finding(before, "", f"< {self.below:g}", "UNDECIDED", "no ratio was measured before")]
-        result: Result = "PASS" if high.max() < self.below else "MISS" if low.max() >= self.below else "UNDECIDED"
-        number = f"{m['ratio'][is_before].max():.3f} at most"
-        why = f"{is_before.sum()} measurements up to step {after}"
+        found = highest_finding(before, outcome.record, self.below, after)
         frozen = plateau_finding(f"{self.label}: after, it rises to the edge", outcome, self.band)
-        return [Finding(before, number, f"< {self.below:g}", result, why), self._after(frozen, outcome.record, after)]
+        return [found, self._after(frozen, outcome.record, after)]
 
     @staticmethod
     def _after(found: Finding, record: RunRecord, after: int) -> Finding:
@@ -97,3 +113,16 @@ class RisesWhenFrozen(Check):
         if first is not None and first <= after:
             return Finding(found.claim, found.number, found.band, "UNDECIDED", f"it was at its edge at step {first}")
         return found
+
+
+def highest_finding(claim: str, record: RunRecord, below: float, last: float = math.inf) -> Finding:
+    """Whether the ratio of a run stays below a bound, past the first steps and up to a last one."""
+    m = record.measurements
+    inside = (m["step"] > NUM_EARLY) & (m["step"] <= last) & np.isfinite(m["ratio"])
+    if not inside.any():
+        return Finding(claim, "", f"< {below:g}", "UNDECIDED", "no ratio was measured there")
+    ratio, residual, step = m["ratio"][inside], m["residual"][inside], m["step"][inside]
+    high, low = (ratio + residual).max(), (ratio - residual).max()
+    result: Result = "PASS" if high < below else "MISS" if low >= below else "UNDECIDED"
+    why = f"highest of {inside.sum()}, at step {step[int(np.argmax(ratio))]:.0f} of {step[-1]:.0f}"
+    return Finding(claim, f"{ratio.max():.3f} at most", f"< {below:g}", result, why)

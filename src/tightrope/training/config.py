@@ -42,6 +42,7 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         every: Steps between measurements; step 1 and the last are measured too. 0 for none of them.
         at_end: Measure the last step although `every` is 0.
+        at_loss: Measure the first step whose training loss is at or below this, too; None for none.
         rtol, max_products: Of each eigensolve, see `top_eigenvalues`.
         sharpness: Measure the raw sharpness as well.
         audit_every: Measurements between audits; 0 for none.
@@ -53,6 +54,7 @@ class MeasureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     every: Natural = 10
     at_end: bool = False
+    at_loss: float | None = None
     rtol: float = 1e-2
     max_products: Count = 64
     sharpness: bool = True

@@ -58,6 +58,7 @@ class Session:
         self.instrument = Instrument(config, problem, writer)
         self.step = 0
         self.outcome: str | None = None
+        self._has_met_loss = False
         self._first_loss: float | None = None
         self._began = time.process_time()
 
@@ -108,7 +109,7 @@ class Session:
             return None
         is_on_target = config.stop.loss is not None and loss <= config.stop.loss
         is_last = step == config.num_steps or is_on_target
-        is_due = self.instrument.is_due(step, is_last)
+        is_due = self.instrument.is_due(step, is_last) or self._is_first_below(loss)
         w = self.problem.w.detach().clone() if is_due else None
         self._freeze_when_due()
         self.optimizer.step()
@@ -143,6 +144,7 @@ class Session:
             "step": self.step,
             "outcome": self.outcome,
             "first_loss": self._first_loss,
+            "has_met_loss": self._has_met_loss,
             "seconds": self.seconds,
             "measuring_seconds": self.instrument.seconds,
             "w": self.problem.w,
@@ -159,7 +161,7 @@ class Session:
         """Become what another session of the same configuration was."""
         self.step, self.outcome, self._first_loss = state["step"], state["outcome"], state["first_loss"]
         self._began = time.process_time() - state["seconds"]
-        self.instrument.seconds = state["measuring_seconds"]
+        self.instrument.seconds, self._has_met_loss = state["measuring_seconds"], state["has_met_loss"]
         with torch.no_grad():
             self.problem.w.copy_(state["w"])
             for name, buffer in self.problem.model.named_buffers():
@@ -216,6 +218,14 @@ class Session:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         return lr
+
+    def _is_first_below(self, loss: float) -> bool:
+        """Whether this loss is the first one as low as that at which the configuration asks to measure."""
+        at_loss = self.config.measure.at_loss
+        if at_loss is None or self._has_met_loss or loss > at_loss:
+            return False
+        self._has_met_loss = True
+        return True
 
     def _is_diverged(self, loss: float, grad_norm: float) -> bool:
         """Whether to end before the step, with the weights as they are."""

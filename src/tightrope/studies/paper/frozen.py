@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from tightrope.training import RunConfig
+
 from ..check import AtItsEdge
-from ..growth import RawGrowth
+from ..growth import RawGrowth, RisesWhenFrozen, StaysShort
 from ..panels import OverSteps
 from ..study import Case, Study
 from .adaptive import AT_THE_EDGE
-from .networks import adam, chebyshev_run, cifar_run
+from .networks import adam, chebyshev_run, cifar_run, digits_run
 
 PANELS = (OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("sharpness"))
 RATES = (5.6e-4, 8e-4, 1.12e-3, 1.6e-3)
@@ -50,4 +53,60 @@ FIG3 = Study(
         RawGrowth("raw sharpness stops rising", (-math.inf, 1.15)),
     ),
 )
-FROZEN = (FIG3,)
+TINY = (2e-5, 5e-5, 1e-4)
+"""Figure 15 on digits, chosen on seed 1; the last one is frozen in Figure 16."""
+TINY_ON_CIFAR = (1e-6, 2.236e-6, 5e-6)
+"""The paper names the middle one (Figure 16)."""
+FROZEN_LABEL, FREE_LABEL = "P frozen", "Adam"
+
+
+def _tiny_small(lr: float, **settings: Any) -> RunConfig:
+    return digits_run(adam(lr), 3000, 60, problem={"model": "cnn"}, **settings)
+
+
+def _tiny_cpu(lr: float, **settings: Any) -> RunConfig:
+    return cifar_run(adam(lr), 600, 200, problem={"model": "cnn"}, **settings)
+
+
+def _tiny_paper(lr: float, **settings: Any) -> RunConfig:
+    return cifar_run(adam(lr), 10_000, None, 200, problem={"model": "cnn", "loss": "cross_entropy"}, **settings)
+
+
+def _tiny(make: Callable[..., RunConfig], rates: Sequence[float]) -> list[Case]:
+    return [Case(f"lr {lr:g}", make(lr), "CNN") for lr in rates]
+
+
+def _halfway(make: Callable[..., RunConfig], lr: float, after: int) -> list[Case]:
+    return [
+        Case(FREE_LABEL, make(lr), "CNN"),
+        Case(FROZEN_LABEL, make(lr, freeze={"after": after}), "CNN"),
+    ]
+
+
+FIG15 = Study(
+    name="fig15",
+    title="At tiny learning rates Adam stays short of its edge",
+    figure="Figure 15",
+    version=1,
+    grids=(
+        ("small", lambda: _tiny(_tiny_small, TINY)),
+        ("cpu", lambda: _tiny(_tiny_cpu, (2e-5, 5e-5, 1e-4))),
+        ("paper", lambda: _tiny(_tiny_paper, TINY_ON_CIFAR)),
+    ),
+    panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("ratio")),
+    checks=(StaysShort("the ratio stays short of the edge", 0.9),),
+)
+FIG16 = Study(
+    name="fig16",
+    title="Where P is frozen, the ratio rises to the edge it had stayed short of",
+    figure="Figure 16",
+    version=1,
+    grids=(
+        ("small", lambda: _halfway(_tiny_small, 1e-4, 200)),
+        ("cpu", lambda: _halfway(_tiny_cpu, 1e-4, 200)),
+        ("paper", lambda: _halfway(_tiny_paper, 2.236e-6, 6000)),
+    ),
+    panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("ratio")),
+    checks=(RisesWhenFrozen("the ratio stays short of the edge", 0.9, AT_THE_EDGE, FROZEN_LABEL),),
+)
+FROZEN = (FIG3, FIG15, FIG16)

@@ -17,7 +17,8 @@ def chebyshev_run(method: Table, num_steps: int = 8000, **settings: Any) -> RunC
     Args:
         method: The `[method]` table.
         num_steps: Of the run.
-        settings: Other tables of the configuration, such as `freeze`; `measure` is put over what is said here.
+        settings: Other tables of the configuration, such as `freeze`; `measure` and `problem` are put over what is
+            said here.
     """
     return _run({"name": "chebyshev"}, method, num_steps, {"every": 100}, {"dtype": "float64", **settings})
 
@@ -53,4 +54,5 @@ def logspace(low: float, high: float, num: int) -> tuple[float, ...]:
 
 def _run(problem: Table, method: Table, num_steps: int, measure: Table, settings: Table) -> RunConfig:
     measure = {"sharpness": False, **measure, **settings.pop("measure", {})}
+    problem = {**problem, **settings.pop("problem", {})}
     return from_mapping({"problem": problem, "method": method, "num_steps": num_steps, "measure": measure, **settings})
