@@ -18,6 +18,7 @@ ROOF = "the roof"
 FLOORS = {
     "errors": 0,
     "parameters": 1,
+    "targets": 1,
     "store": 1,
     "theory": 1,
     "optim": 2,

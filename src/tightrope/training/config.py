@@ -117,13 +117,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(f"dtype: must be 'float32' or 'float64'; got '{self.dtype}'.")
         check_number("method.lr:", self.method.lr, lambda lr: lr > 0, "be positive and finite")
         check_number("method.lr:", self.method.lr, lambda lr: lr >= 1 / LARGEST, f"be at least {1 / LARGEST:g}")
-        check_number("method.weight_decay:", self.method.weight_decay, lambda wd: wd >= 0, "be finite and at least 0")
         check_number("measure.rtol:", self.measure.rtol, lambda rtol: rtol > 0, "be positive")
         check_number("stop.divergence:", self.stop.divergence, lambda factor: factor > 1, "be above 1")
         check_number("checkpoint_seconds:", self.checkpoint_seconds, lambda seconds: seconds >= 0, "be at least 0")
         self._check_restarts()
-        # Building the rules checks their hyperparameters.
-        _ = self.method.stability_threshold(), self.method.preconditioner
+        self.method.check()
 
     def _check_restarts(self) -> None:
         if not self.average_restarts:

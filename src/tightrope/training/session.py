@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tightrope.optim import SAM, Clipped, ClipTally, WarmRestarts, WeightAverage, freeze
+from tightrope.optim import SAM, Clipped, ClipTally, ForeignRecipe, WarmRestarts, WeightAverage, freeze
 from tightrope.parameters import weights_at
 from tightrope.problems import Batch, Problem
 from tightrope.stability import Measurement
@@ -21,6 +21,7 @@ from .batches import Batches
 from .checkpoint import save_arrays
 from .config import RunConfig
 from .instrument import Instrument
+from .optimizer_state import foreign_state, load_foreign_state, load_plain_state, plain_state
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Session:
             "measuring_seconds": self.instrument.seconds,
             "w": self.problem.w,
             "buffers": dict(self.problem.model.named_buffers()),
-            "optimizer": _plain_state(self.optimizer),
+            "optimizer": self._optimizer_state(),
             "clipping": None if self.tally is None else self.tally.to_dict(),
             "average": None if self.average is None else vars(self.average),
             "batches": self.batches.state_dict(),
@@ -137,12 +138,17 @@ class Session:
             self.problem.w.copy_(state["w"])
             for name, buffer in self.problem.model.named_buffers():
                 buffer.copy_(state["buffers"][name])
-        _load_plain_state(self.optimizer, state["optimizer"])
+        load = load_foreign_state if isinstance(self.config.method, ForeignRecipe) else load_plain_state
+        load(self.optimizer, state["optimizer"])
         self.tally = None if state["clipping"] is None else ClipTally.from_dict(state["clipping"])
         self.average = None if state["average"] is None else WeightAverage(**state["average"])
         self.batches.load_state_dict(state["batches"])
         self.instrument.probe.load_state_dict(state["probe"])
         torch.set_rng_state(state["generator"])
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        is_foreign = isinstance(self.config.method, ForeignRecipe)
+        return foreign_state(self.optimizer) if is_foreign else plain_state(self.optimizer)
 
     def _evaluate(self, batch: Batch) -> float:
         """Leave the gradient of the step in the flat gradient, SAM's taken uphill; the loss where the weights are."""
@@ -188,20 +194,8 @@ class Session:
 
 def _optimizer(config: RunConfig, problem: Problem) -> torch.optim.Optimizer:
     """The configured method, on one flat parameter unless it needs shapes, with SAM around it if that is asked for."""
-    needs_shapes = config.method.preconditioner.needs_shapes
-    base = config.method.build(problem.parameters if needs_shapes else [problem.w])
+    base = config.method.build(problem.parameters if config.method.needs_shapes else [problem.w])
     return base if config.sam is None else config.sam.wrap(base, seed=config.seed, model=problem.model)
-
-
-def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state with text for keys; what its groups hold comes from the configuration."""
-    whole = {name: part for name, part in optimizer.state_dict().items() if name != "param_groups"}
-    return {**whole, "state": {str(number): state for number, state in whole["state"].items()}}
-
-
-def _load_plain_state(optimizer: torch.optim.Optimizer, plain: Mapping[str, Any]) -> None:
-    state = {int(number): part for number, part in plain["state"].items()}
-    optimizer.load_state_dict({**optimizer.state_dict(), **plain, "state": state})
 
 
 def _parts(batch: Batch, num_parts: int) -> Iterator[Batch]:
