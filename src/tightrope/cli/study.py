@@ -94,3 +94,37 @@ def study_status(
     from .studying import study_status as say_status
 
     say_status(names, scale, settings or [], out, as_json)
+
+
+@study.command(name="aeos")
+def study_aeos(
+    what: str,
+    /,
+    *,
+    lrs: int = 5,
+    lr: Annotated[list[float] | None, Parameter(negative="")] = None,
+    options: Annotated[list[str] | None, Parameter(name="--option", negative="")] = None,
+    settings: Settings = None,
+    out: Path = STUDY_FOLDER,
+    workers: Annotated[int | None, Parameter(name=["--workers", "-j"])] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Put an optimizer of your own to the adaptive edge of stability: its precision, its threshold, its figure.
+
+    It is called as Name(params, lr=..., KEY=VALUE, ...). Exit 3 if a check misses, 5 if none does and some are open,
+    as where it has no linear threshold.
+
+    Args:
+        what: A torch.optim.Optimizer class, or a function that makes one, as pkg.mod:Name or path/to/file.py:Name.
+        lrs: How many learning rates to run it at.
+        lr: Lowest and highest of them, given twice; found by short runs where they are left out.
+        options: KEY=VALUE it is called with; may be repeated.
+        settings: As for run.
+        out: Folder for the runs, shared with all studies.
+        workers: As for run.
+        as_json: Print one JSON object.
+    """
+    from .own_optimizer import study_own
+
+    result = study_own(what, lrs, lr or [], options or [], settings or [], out, workers, as_json)
+    return {"PASS": 0, "MISS": CHECK_FAILED, "INTERRUPTED": INTERRUPTED}.get(result, UNMEASURED)

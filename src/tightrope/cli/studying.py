@@ -58,7 +58,7 @@ def run_studies(
     Raises:
         ConfigError, DataError, StoreError: nothing is written.
     """
-    workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+    workers = num_cores() if num_workers is None else num_workers
     check_count("-j:", workers)
     asked = _asked(names, scale)
     folder = StudyFolder(out)
@@ -78,9 +78,9 @@ def run_studies(
     for study in asked:
         if study.grids:
             folder.sign(study, scale)
-    with _watching() as observe:
+    with watching() as observe:
         execution = execute(cases, folder, num_workers=workers, observe=observe)
-    _say_execution(execution)
+    say_execution(execution)
     return execution
 
 
@@ -145,7 +145,8 @@ def _say_forecast(cases: Iterable[Case], folder: StudyFolder, workers: int) -> N
     )
 
 
-def _say_execution(execution: Execution) -> None:
+def say_execution(execution: Execution) -> None:
+    """What became of a grid of runs."""
     made = execution.num_runs - execution.num_found - len(execution.failures)
     if execution.is_interrupted:
         say("Interrupted; the same command goes on.")
@@ -159,7 +160,7 @@ def _say_execution(execution: Execution) -> None:
 
 
 @contextmanager
-def _watching() -> Iterator[Callable[[GridProgress], None]]:
+def watching() -> Iterator[Callable[[GridProgress], None]]:
     """One live line for the whole grid on a terminal, and everywhere a line for each run that ends."""
     console = Console()
     line = Progress(
@@ -184,6 +185,11 @@ def _watching() -> Iterator[Callable[[GridProgress], None]]:
                     say(f"{text}  {left}".rstrip())
 
         yield observe
+
+
+def num_cores() -> int:
+    """Cores this process may use: as many workers run at once unless told otherwise."""
+    return len(os.sched_getaffinity(0))
 
 
 def duration(seconds: float) -> str:

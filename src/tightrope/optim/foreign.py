@@ -94,6 +94,19 @@ class ForeignRecipe(Recipe, frozen=True, kw_only=True, tag="foreign"):
             raise ConfigError(f"method.path: the groups of {self.label} must hold their 'lr'; they do not.")
         return optimizer
 
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let it take a step.
+
+        Raises:
+            ConfigError: the step fails.
+        """
+        try:
+            optimizer.step()
+        except Exception as error:
+            raise ConfigError(
+                f"method.path: {self.label} must take a step without arguments; it raised {_words(error)}."
+            ) from error
+
     def _make(self) -> Callable[..., Any]:
         try:
             make = find(self.path, "method.path")

@@ -16,6 +16,9 @@ from .execution import Execution, GridProgress, check_problems, execute
 from .folder import RunState, StudyFolder
 from .forecast import Forecast, forecast
 from .judgement import Judgement, judge, total
+from .own import own_study
+from .short_run import find_rates, spaced
+from .soundness import Soundness, examine
 from .study import SCALES, Case, Panel, Study, check_scale, run_key
 
 __all__ = [
@@ -47,4 +50,9 @@ __all__ = [
     "judge",
     "Judgement",
     "total",
+    "examine",
+    "Soundness",
+    "find_rates",
+    "spaced",
+    "own_study",
 ]

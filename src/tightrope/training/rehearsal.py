@@ -20,14 +20,15 @@ def rehearse(method: ForeignRecipe, problem: Problem) -> None:
     Raises:
         ConfigError: it cannot, and why.
     """
-    params = copied(problem)
+    params = _copied(problem)
+    places = [w.data_ptr() for w in params]
     optimizer = method.build(params)
-    take_steps(optimizer, params, NUM_STEPS, method.label)
-    for w, original in zip(params, problem.parameters, strict=True):
-        if w.dtype != original.dtype or w.untyped_storage().data_ptr() != params[0].untyped_storage().data_ptr():
+    _take_steps(method, optimizer, params)
+    for w, place in zip(params, places, strict=True):
+        if w.dtype != problem.w.dtype or w.data_ptr() != place:
             raise ConfigError(
                 f"method.path: {method.label} must change its parameters in place, as w.add_(...) does; it put other "
-                f"memory, {w.dtype}, into a parameter of {original.dtype}."
+                f"memory, {w.dtype}, into a parameter of {problem.w.dtype}."
             )
     try:
         foreign_state(optimizer)
@@ -35,14 +36,14 @@ def rehearse(method: ForeignRecipe, problem: Problem) -> None:
         raise ConfigError(str(error).replace("checkpoint", "method.path", 1)) from error
 
 
-def copied(problem: Problem) -> list[nn.Parameter]:
+def _copied(problem: Problem) -> list[nn.Parameter]:
     """The parameters of a problem over other memory: views of one vector, as they are."""
     sizes = [w.numel() for w in problem.parameters]
     parts = problem.w.detach().clone().split(sizes)
     return [nn.Parameter(part.view_as(w)) for part, w in zip(parts, problem.parameters, strict=True)]
 
 
-def take_steps(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], num_steps: int, label: str) -> None:
+def _take_steps(method: ForeignRecipe, optimizer: torch.optim.Optimizer, params: list[nn.Parameter]) -> None:
     """Steps on seeded random gradients; the random state is left as it was.
 
     Raises:
@@ -50,13 +51,7 @@ def take_steps(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], num
     """
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
-        for _ in range(num_steps):
+        for _ in range(NUM_STEPS):
             for w in params:
                 w.grad = torch.randn(w.shape, generator=generator, dtype=torch.float64).to(w.dtype)
-            try:
-                optimizer.step()
-            except Exception as error:
-                line = " ".join(str(error).split())
-                raise ConfigError(
-                    f"method.path: {label} must take a step without arguments; it raised {type(error).__name__}: {line}"
-                ) from error
+            method.step(optimizer)

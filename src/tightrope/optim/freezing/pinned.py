@@ -78,9 +78,7 @@ def pinned_path(
         return _walked(bench, w * QUIET / ratio(gradient(w), scale).abs().max(), root, gradient, num_steps)
 
 
-def _walked(
-    bench: Bench, w: Tensor, root: Tensor, gradient: Callable[[Tensor], Tensor], num_steps: int
-) -> PinnedPath:
+def _walked(bench: Bench, w: Tensor, root: Tensor, gradient: Callable[[Tensor], Tensor], num_steps: int) -> PinnedPath:
     x, start = bench.momenta(), ratio(w, root).norm()
     growth, step = 1.0, 0
     while step < num_steps and DIES < growth < GROWS:
