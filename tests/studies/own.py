@@ -78,6 +78,15 @@ class Rounding(Plain):
         w.copy_((w.float() - lr * w.grad.float()).to(w.dtype))
 
 
+class NarrowState(Plain):
+    """It keeps its average of gradients in float32."""
+
+    def move(self, w, lr):
+        m = self.state[w].setdefault("m", torch.zeros_like(w, dtype=torch.float32))
+        m.mul_(0.5).add_(w.grad.float())
+        w.add_(m.double().to(w.dtype), alpha=-lr)
+
+
 class Lazy(Plain):
     """It takes every second step only."""
 
@@ -115,6 +124,7 @@ class Closed(Plain):
 
 
 def heavy_ball(params, lr, beta=0.9, nesterov=False):
+    print("making heavy ball")
     return torch.optim.SGD(params, lr=lr, momentum=beta, nesterov=nesterov)
 
 

@@ -15,6 +15,8 @@ import msgspec
 from tightrope.errors import ConfigError, check_count, check_number
 from tightrope.optim import ForeignRecipe
 from tightrope.studies import (
+    CANDIDATES,
+    SEARCH_STEPS,
     Execution,
     Finding,
     Judgement,
@@ -36,6 +38,8 @@ from .building import chatter_aside
 from .output import print_table, say
 from .studying import num_cores, say_execution, watching
 
+LR = 1e-3
+"""Where an optimizer is examined that trains at no rate."""
 COLUMNS = {"claim": "claim", "number": "number", "band": "must be", "result": "result", "why": "why"}
 
 
@@ -61,22 +65,24 @@ def study_own(
         method = _method(what, options)
         rates = _rates(method, lrs, bounds)
         study = own_study(method, rates)
-        cases = study.cases("small", settings)
-        check_problems(cases)
+        check_problems(study.cases("small", settings))
         folder = StudyFolder(out)
         folder.check(study, "small")
-        sound = examine(msgspec.structs.replace(method, lr=spaced(rates[0], rates[-1], 1)[0]))
+        sound = examine(msgspec.structs.replace(method, lr=spaced(rates[0], rates[-1], 1)[0] if rates else method.lr))
     if not as_json:
         _say_soundness(method, sound)
     execution = _carried_out(study, sound, folder, settings, workers, as_json)
     judgement = None if execution is None else judge(study, "small", folder, settings)
-    findings = (*sound.findings, *(judgement.findings if judgement else ()))
+    untrained = () if rates else (_untrained(method),)
+    findings = (*sound.findings, *untrained, *(judgement.findings if judgement else ()))
     if as_json:
         say(json.dumps(_to_dict(method, sound, rates, findings, judgement), indent=1))
     elif judgement is not None and execution is not None:
         say_execution(execution)
         say("")
         print_table(COLUMNS, [asdict(finding) for finding in judgement.findings])
+    elif untrained:
+        say(untrained[0].why)
     result = "INTERRUPTED" if execution is not None and execution.is_interrupted else verdict_of(findings)
     if not as_json and result != "INTERRUPTED":
         say("")
@@ -88,7 +94,7 @@ def _method(what: str, options: Sequence[str]) -> ForeignRecipe:
     for option in options:
         if "=" not in option:
             raise ConfigError(f"--option: must be KEY=VALUE; got '{option}'. Example: --option weight_decay=0.1")
-    run = {"problem": {"name": "chebyshev"}, "method": {"name": "foreign", "path": what, "lr": 1.0, "options": {}}}
+    run = {"problem": {"name": "chebyshev"}, "method": {"name": "foreign", "path": what, "lr": LR, "options": {}}}
     method = from_mapping(override(run, [f"method.options.{option}" for option in options])).method
     assert isinstance(method, ForeignRecipe)
     return method
@@ -105,15 +111,24 @@ def _rates(method: ForeignRecipe, lrs: int, bounds: Sequence[float]) -> tuple[fl
     return spaced(bounds[0], bounds[1], lrs)
 
 
+def _untrained(method: ForeignRecipe) -> Finding:
+    why = (
+        f"{method.label} trains the Chebyshev network at no rate from {CANDIDATES[0]:g} to {CANDIDATES[-1]:g}: its "
+        f"loss does not fall by a tenth in {SEARCH_STEPS} steps. Name two: --lr LOW --lr HIGH."
+    )
+    return Finding("trains at some rate", "", "a loss that falls by a tenth", "UNDECIDED", why)
+
+
 def _carried_out(
     study: Study, sound: Soundness, folder: StudyFolder, settings: Sequence[str], workers: int, as_json: bool
 ) -> Execution | None:
-    """The runs of its panel; None where no ratio could be drawn, or no run could be taken up."""
-    if not sound.has_edge:
+    """The runs of its panel; None where there are none, or no ratio could be drawn."""
+    cases = study.cases("small", settings)
+    if not sound.has_edge or not cases:
         return None
     folder.sign(study, "small")
     with nullcontext(None) if as_json else watching() as observe:
-        return execute(study.cases("small", settings), folder, num_workers=workers, observe=observe)
+        return execute(cases, folder, num_workers=workers, observe=observe)
 
 
 def _say_soundness(method: ForeignRecipe, sound: Soundness) -> None:
@@ -143,6 +158,6 @@ def _to_dict(
         "threshold_lr": sound.lr,
         "lrs": list(rates),
         "result": verdict_of(findings),
-        "findings": [asdict(finding) for finding in sound.findings],
+        "findings": [asdict(finding) for finding in findings],
         "figure": None if judgement is None else judgement.to_dict(),
     }

@@ -17,7 +17,7 @@ from .folder import RunState, StudyFolder
 from .forecast import Forecast, forecast
 from .judgement import Judgement, judge, total
 from .own import own_study
-from .short_run import find_rates, spaced
+from .short_run import CANDIDATES, SEARCH_STEPS, find_rates, spaced
 from .soundness import Soundness, examine
 from .study import SCALES, Case, Panel, Study, check_scale, run_key
 
@@ -53,6 +53,8 @@ __all__ = [
     "examine",
     "Soundness",
     "find_rates",
+    "CANDIDATES",
+    "SEARCH_STEPS",
     "spaced",
     "own_study",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def work(pipe: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)
+    sys.stdout = sys.stderr  # what a user's optimizer prints is no answer of the command
     try:
         while (order := pipe.recv()) is not None:
             report = _attempt(order, pipe)
