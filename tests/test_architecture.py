@@ -39,7 +39,7 @@ FLOORS = {
 GUESTS = {"lessons"}  # they import the library like any user: `import tightrope as tr`
 HOMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
 HEAVY = ("torch", "matplotlib", "plotly", "sklearn", "starlette", "uvicorn", "lightning", "transformers")
-HEAVY += ("tensorboard", "wandb", "mlflow", "trackio")
+HEAVY += ("tensorboard", "wandb", "mlflow", "trackio", "ray")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def study_run(
     settings: Settings = None,
     out: Path = STUDY_FOLDER,
     workers: Annotated[int | None, Parameter(name=["--workers", "-j"])] = None,
+    ray: str | None = None,
     dry: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Carry out the runs of studies, side by side; what was done is not repeated, what was begun goes on.
@@ -39,11 +40,13 @@ def study_run(
         settings: KEY=VALUE put over every run, such as seed=1; may be repeated.
         out: Folder for the runs, shared by all studies.
         workers: Processes, one thread each; default one a core.
+        ray: Carry them out on a Ray cluster instead: HOST:PORT of its head node, auto for the one this machine belongs
+            to, or local. Every node must see the folder.
         dry: Only say how many runs there are, and what they will cost here.
     """
     from .studying import run_studies
 
-    execution = run_studies(names, scale, settings or [], out, workers, dry)
+    execution = run_studies(names, scale, settings or [], out, workers, ray, dry)
     if execution is None:
         return 0
     return INTERRUPTED if execution.is_interrupted else UNMEASURED if execution.failures else 0

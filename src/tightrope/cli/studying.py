@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tightrope.studies import (
     StudyFolder,
     check_problems,
     check_scale,
+    connected,
     execute,
     forecast,
     judge,
@@ -51,9 +52,15 @@ def list_studies() -> None:
 
 
 def run_studies(
-    names: Sequence[str], scale: str, settings: Sequence[str], out: Path, num_workers: int | None, is_dry: bool
+    names: Sequence[str],
+    scale: str,
+    settings: Sequence[str],
+    out: Path,
+    num_workers: int | None,
+    ray: str | None,
+    is_dry: bool,
 ) -> Execution | None:
-    """Carry out the runs of studies, or only say what that would take.
+    """Carry out the runs of studies here or on a Ray cluster, or only say what that would take.
 
     Raises:
         ConfigError, DataError, StoreError: nothing is written.
@@ -75,11 +82,12 @@ def run_studies(
     if not cases:
         say("Nothing to train: exact studies are computed when they are checked.")
         return None
-    for study in asked:
-        if study.grids:
-            folder.sign(study, scale)
-    with watching() as observe:
-        execution = execute(cases, folder, num_workers=workers, observe=observe)
+    with nullcontext(None) if ray is None else connected(ray, num_workers) as cluster:
+        for study in asked:
+            if study.grids:
+                folder.sign(study, scale)
+        with watching() as observe:
+            execution = execute(cases, folder, num_workers=workers, observe=observe, cluster=cluster)
     say_execution(execution)
     return execution
 

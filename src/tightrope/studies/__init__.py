@@ -12,9 +12,12 @@ from .check import (
     decide,
     verdict_of,
 )
-from .execution import Execution, GridProgress, check_problems, execute
+from .cluster import Cluster
+from .connection import connected
+from .execution import check_problems, execute
 from .folder import RunState, StudyFolder
 from .forecast import Forecast, forecast
+from .grid import Execution, GridProgress
 from .judgement import Judgement, judge, total
 from .own import own_study
 from .short_run import CANDIDATES, SEARCH_STEPS, find_rates, spaced
@@ -36,6 +39,8 @@ __all__ = [
     "execute",
     "Execution",
     "GridProgress",
+    "connected",
+    "Cluster",
     "forecast",
     "Forecast",
     "Check",
