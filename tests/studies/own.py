@@ -128,6 +128,19 @@ def heavy_ball(params, lr, beta=0.9, nesterov=False):
     return torch.optim.SGD(params, lr=lr, momentum=beta, nesterov=nesterov)
 
 
+def two_rates(params, lr):
+    return torch.optim.SGD([{"params": params[:1]}, {"params": params[1:], "lr": lr / 4}], lr=lr)
+
+
+class Cooling(Plain):
+    """It lowers its own learning rate."""
+
+    def step(self, closure=None):
+        super().step()
+        for group in self.param_groups:
+            group["lr"] *= 0.9
+
+
 def no_optimizer(params, lr):
     return "none"
 

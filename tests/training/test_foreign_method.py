@@ -13,6 +13,7 @@ from tightrope.problems import Chebyshev
 from tightrope.store import read_run
 from tightrope.studies import run_key
 from tightrope.training import MeasureConfig, RunConfig, from_mapping, load, override, resume, run
+from tightrope.training.checkpoint import load as load_checkpoint
 from tightrope.training.optimizer_state import foreign_state, load_foreign_state
 
 from ..studies import own
@@ -77,6 +78,32 @@ def test_what_an_optimizer_keeps_outside_its_state_is_lost_and_shows(tmp_path):
     alone, resumed = stopped_and_resumed(config_of("Forgetful"), tmp_path)
     assert alone[:10] == resumed[:10]
     assert alone != resumed
+
+
+def test_groups_keep_rates_of_their_own_under_a_schedule(tmp_path):
+    config = from_mapping(override(as_mapping("two_rates"), ["schedule=step_decay", "schedule.every=12", "lr=0.1"]))
+    record = run(config, out=tmp_path / "run")
+    state = read_groups(tmp_path / "run")
+    factor = config.schedule(config.num_steps - 1)
+    assert factor < 1
+    assert state == [pytest.approx(0.1 * factor), pytest.approx(0.025 * factor)]
+    assert record.steps["lr"][-1] == pytest.approx(0.1 * factor)
+    assert [m for m in record.measurements["threshold"] if m == m] == []  # each group has its own
+
+
+def test_an_optimizer_that_sets_its_own_rate_is_left_to_it(tmp_path):
+    alone, resumed = stopped_and_resumed(config_of("Cooling", lr=0.1), tmp_path)
+    assert alone == resumed
+    thresholds = read_run(tmp_path / "alone").measurements["threshold"]
+    steps = read_run(tmp_path / "alone").measurements["step"]
+    assert thresholds == pytest.approx(2 / (0.1 * 0.9**steps))
+
+
+def read_groups(path):
+    """The learning rates of the groups in a run's last checkpoint."""
+    whole = load_checkpoint(path)["session"]["optimizer"]["whole"]
+    groups = whole[str(whole["keys"].index("param_groups"))]
+    return [groups[str(i)][str(groups[str(i)]["keys"].index("lr"))] for i in range(len(groups) - 2)]
 
 
 def test_sam_goes_around_a_foreign_optimizer_and_is_resumed(tmp_path):

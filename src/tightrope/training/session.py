@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tightrope.optim import SAM, Clipped, ClipTally, ForeignRecipe, WarmRestarts, WeightAverage, freeze
+from tightrope.optim import SAM, Clipped, ClipTally, Constant, ForeignRecipe, WarmRestarts, WeightAverage, freeze
 from tightrope.parameters import weights_at
 from tightrope.problems import Batch, Problem
 from tightrope.stability import Measurement
@@ -54,6 +54,7 @@ class Session:
     def __init__(self, config: RunConfig, problem: Problem, writer: RunWriter) -> None:
         self.config, self.problem, self.writer = config, problem, writer
         self.optimizer = _optimizer(config, problem)
+        self._lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.average = WeightAverage() if config.average_restarts else None
         self.tally = None if config.clipping is None else ClipTally(config.clipping.label)
         self.batches = Batches(problem, config.batch_size, config.seed)
@@ -179,10 +180,12 @@ class Session:
             return problem.loss_fn(problem.model, problem.batch).item()
 
     def _set_learning_rate(self, step: int) -> float:
-        lr = self.config.method.lr * self.config.schedule(step - 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+        factor = self.config.schedule(step - 1)
+        # A foreign optimizer may set its own: then it is left to it.
+        if not isinstance(self.config.method, ForeignRecipe) or not isinstance(self.config.schedule, Constant):
+            for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
+                group["lr"] = lr * factor
+        return self.config.method.lr * factor
 
     def _is_diverged(self, loss: float, grad_norm: float) -> bool:
         """Whether to end before the step, with the weights as they are."""
