@@ -18,6 +18,7 @@ ROOF = "the roof"
 FLOORS = {
     "errors": 0,
     "parameters": 1,
+    "targets": 1,
     "store": 1,
     "theory": 1,
     "optim": 2,
@@ -38,7 +39,7 @@ FLOORS = {
 GUESTS = {"lessons"}  # they import the library like any user: `import tightrope as tr`
 HOMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
 HEAVY = ("torch", "matplotlib", "plotly", "sklearn", "starlette", "uvicorn", "lightning", "transformers")
-HEAVY += ("tensorboard", "wandb", "mlflow", "trackio")
+HEAVY += ("tensorboard", "wandb", "mlflow", "trackio", "ray")
 
 
 @dataclass(frozen=True)

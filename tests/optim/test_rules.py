@@ -27,6 +27,7 @@ from tightrope.optim import (
     Factored,
     FixedDense,
     FixedDiagonal,
+    ForeignRecipe,
     GradientMethod,
     HeavyBall,
     Identity,
@@ -38,6 +39,7 @@ from tightrope.optim import (
     Recipe,
     RMSProp,
     RMSprop,
+    RuledRecipe,
     heavy_ball,
     nesterov,
     none,
@@ -423,7 +425,9 @@ def moved(make):
 
 
 def test_every_recipe_is_listed_under_its_name():
-    assert set(RECIPES.values()) == set(Recipe.__subclasses__()) == {type(recipe) for recipe, *_ in RECIPE_CASES}
+    assert set(Recipe.__subclasses__()) == {RuledRecipe, ForeignRecipe}
+    assert set(RECIPES.values()) == {*RuledRecipe.__subclasses__(), ForeignRecipe}
+    assert set(RuledRecipe.__subclasses__()) == {type(recipe) for recipe, *_ in RECIPE_CASES}
     assert all(RECIPES[name] is type(recipe) for recipe, name, _ in RECIPE_CASES)
 
 

@@ -85,7 +85,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on_once(folder, tmp_path
 
 
 def test_a_run_whose_workers_keep_dying_counts_as_failed_with_the_signal(folder, monkeypatch):
-    monkeypatch.setattr("tightrope.studies.execution.MOST_DEATHS", 1)
+    monkeypatch.setattr("tightrope.studies.grid.MOST_DEATHS", 1)
     done = execute([CASE], folder, observe=lambda progress: kill_workers())
     assert "by SIGKILL" in done.failures["the run"]
     state = folder.state(CASE)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,9 +14,9 @@ from torch import nn
 
 from tightrope.doctor import blame
 from tightrope.errors import ConfigError, did_you_mean
+from tightrope.targets import import_place
 
 NAMES = ("model", "optimizer", "loss_fn", "batch")
-FILE_MODULE = "tightrope_build_file"
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ def build(target: str) -> Built:
     if not (colon and place and name.isidentifier()):
         raise ConfigError(f"build: name a function as pkg.mod:build or path/to/file.py:build; got '{target}'.")
     with _blaming(f"importing {place}"):
-        module = _module(place)
+        module = import_place(place, "build")
     function = getattr(module, name, None)
     if function is None:
         functions = [key for key, value in vars(module).items() if inspect.isroutine(value)]
@@ -68,37 +63,6 @@ def chatter_aside() -> Iterator[None]:
     """What the user's code prints goes to stderr: stdout is for the answer."""
     with redirect_stdout(sys.stderr):
         yield
-
-
-def _module(place: str) -> ModuleType:
-    sys.path.insert(0, os.getcwd())
-    if not place.endswith(".py"):
-        return _named_module(place)
-    path = Path(place)
-    if not path.is_file():
-        raise ConfigError(f"build: {place} must be a file; there is none.")
-    sys.path.insert(0, str(path.resolve().parent))
-    spec = importlib.util.spec_from_file_location(FILE_MODULE, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[FILE_MODULE] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _named_module(place: str) -> ModuleType:
-    if not all(part.isidentifier() for part in place.split(".")):
-        raise ConfigError(f"build: '{place}' must be a module's name, such as pkg.mod, or a path that ends in .py.")
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigError(
-            f"build: there must be a module {place}; Python finds no '{error.name}' from {os.getcwd()}. Run it where "
-            "the module is, or name the file: path/to/file.py:build."
-        ) from None
 
 
 @contextmanager

@@ -29,6 +29,7 @@ def study_run(
     settings: Settings = None,
     out: Path = STUDY_FOLDER,
     workers: Annotated[int | None, Parameter(name=["--workers", "-j"])] = None,
+    ray: str | None = None,
     dry: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Carry out the runs of studies, side by side; what was done is not repeated, what was begun goes on.
@@ -39,11 +40,13 @@ def study_run(
         settings: KEY=VALUE put over every run, such as seed=1; may be repeated.
         out: Folder for the runs, shared by all studies.
         workers: Processes, one thread each; default one a core.
+        ray: Carry them out on a Ray cluster instead: HOST:PORT of its head node, auto for the one this machine belongs
+            to, or local. Every node must see the folder.
         dry: Only say how many runs there are, and what they will cost here.
     """
     from .studying import run_studies
 
-    execution = run_studies(names, scale, settings or [], out, workers, dry)
+    execution = run_studies(names, scale, settings or [], out, workers, ray, dry)
     if execution is None:
         return 0
     return INTERRUPTED if execution.is_interrupted else UNMEASURED if execution.failures else 0
@@ -117,3 +120,37 @@ def study_status(
     from .studying import study_status as say_status
 
     say_status(names, scale, settings or [], out, as_json)
+
+
+@study.command(name="aeos")
+def study_aeos(
+    what: str,
+    /,
+    *,
+    lrs: int = 5,
+    lr: Annotated[list[float] | None, Parameter(negative="")] = None,
+    options: Annotated[list[str] | None, Parameter(name="--option", negative="")] = None,
+    settings: Settings = None,
+    out: Path = STUDY_FOLDER,
+    workers: Annotated[int | None, Parameter(name=["--workers", "-j"])] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Put an optimizer of your own to the adaptive edge of stability: its precision, its threshold, its figure.
+
+    It is called as Name(params, lr=..., KEY=VALUE, ...). Exit 3 if a check misses, 5 if none does and some are open,
+    as where it has no linear threshold.
+
+    Args:
+        what: A torch.optim.Optimizer class, or a function that makes one, as pkg.mod:Name or path/to/file.py:Name.
+        lrs: How many learning rates to run it at.
+        lr: Lowest and highest of them, given twice; found by short runs where they are left out.
+        options: KEY=VALUE it is called with; may be repeated.
+        settings: As for run.
+        out: Folder for the runs, shared with all studies.
+        workers: As for run.
+        as_json: Print one JSON object.
+    """
+    from .own_optimizer import study_own
+
+    result = study_own(what, lrs, lr or [], options or [], settings or [], out, workers, as_json)
+    return {"PASS": 0, "MISS": CHECK_FAILED, "INTERRUPTED": INTERRUPTED}.get(result, UNMEASURED)

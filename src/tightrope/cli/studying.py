@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tightrope.studies import (
     StudyFolder,
     check_problems,
     check_scale,
+    connected,
     execute,
     forecast,
     judge,
@@ -51,14 +52,20 @@ def list_studies() -> None:
 
 
 def run_studies(
-    names: Sequence[str], scale: str, settings: Sequence[str], out: Path, num_workers: int | None, is_dry: bool
+    names: Sequence[str],
+    scale: str,
+    settings: Sequence[str],
+    out: Path,
+    num_workers: int | None,
+    ray: str | None,
+    is_dry: bool,
 ) -> Execution | None:
-    """Carry out the runs of studies, or only say what that would take.
+    """Carry out the runs of studies here or on a Ray cluster, or only say what that would take.
 
     Raises:
         ConfigError, DataError, StoreError: nothing is written.
     """
-    workers = len(os.sched_getaffinity(0)) if num_workers is None else num_workers
+    workers = num_cores() if num_workers is None else num_workers
     check_count("-j:", workers)
     asked = asked_studies(names, scale)
     folder = StudyFolder(out)
@@ -75,12 +82,13 @@ def run_studies(
     if not cases:
         say("Nothing to train: exact studies are computed when they are checked.")
         return None
-    for study in asked:
-        if study.grids:
-            folder.sign(study, scale)
-    with _watching() as observe:
-        execution = execute(cases, folder, num_workers=workers, observe=observe)
-    _say_execution(execution)
+    with nullcontext(None) if ray is None else connected(ray, num_workers) as cluster:
+        for study in asked:
+            if study.grids:
+                folder.sign(study, scale)
+        with watching() as observe:
+            execution = execute(cases, folder, num_workers=workers, observe=observe, cluster=cluster)
+    say_execution(execution)
     return execution
 
 
@@ -145,7 +153,8 @@ def _say_forecast(cases: Iterable[Case], folder: StudyFolder, workers: int) -> N
     )
 
 
-def _say_execution(execution: Execution) -> None:
+def say_execution(execution: Execution) -> None:
+    """What became of a grid of runs."""
     made = execution.num_runs - execution.num_found - len(execution.failures)
     if execution.is_interrupted:
         say("Interrupted; the same command goes on.")
@@ -159,7 +168,7 @@ def _say_execution(execution: Execution) -> None:
 
 
 @contextmanager
-def _watching() -> Iterator[Callable[[GridProgress], None]]:
+def watching() -> Iterator[Callable[[GridProgress], None]]:
     """One live line for the whole grid on a terminal, and everywhere a line for each run that ends."""
     console = Console()
     line = Progress(
@@ -184,6 +193,11 @@ def _watching() -> Iterator[Callable[[GridProgress], None]]:
                     say(f"{text}  {left}".rstrip())
 
         yield observe
+
+
+def num_cores() -> int:
+    """Cores this process may use: as many workers run at once unless told otherwise."""
+    return len(os.sched_getaffinity(0))
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from tightrope.errors import ConfigError, check_number
-from tightrope.optim import Identity, Momentum, Recipe, sam_threshold
+from tightrope.optim import Identity, Momentum, Recipe, RuledRecipe, sam_threshold
 from tightrope.stability import growth_at_ratio
 
 
@@ -16,8 +16,13 @@ def describe_threshold(
     """Name and value of each line.
 
     Raises:
-        ConfigError: the step, rho or the norm is out of its range.
+        ConfigError: the step, rho or the norm is out of its range, or the method's rules are not known.
     """
+    if not isinstance(recipe, RuledRecipe):
+        raise ConfigError(
+            f"threshold: the rules of a method must be known; those of {recipe.label} are in its own code. Run "
+            "`tightrope study aeos` on it."
+        )
     check_number("threshold: step", 1 if step is None else step, lambda t: t >= 1, "be at least 1")
     check_number("threshold: rho", rho, lambda rho: 0 <= rho < math.inf, "be finite and at least 0")
     if grad_norm is not None and not rho:
@@ -36,7 +41,7 @@ def describe_threshold(
         yield "SAM", _sam_edge(recipe, value, rho, grad_norm)
 
 
-def _when(recipe: Recipe, step: int | None) -> str:
+def _when(recipe: RuledRecipe, step: int | None) -> str:
     """Of which step a threshold is, where the momentum changes with the step."""
     if isinstance(recipe.momentum_rule, Momentum):
         return ""
@@ -46,14 +51,14 @@ def _when(recipe: Recipe, step: int | None) -> str:
     return f" in the limit; {first:.4g} / lr at step 1, {thousandth:.4g} / lr at step 1000 (--step)"
 
 
-def _operator(recipe: Recipe, rho: float) -> str:
+def _operator(recipe: RuledRecipe, rho: float) -> str:
     H = f"H + ({rho:g}/||g||) H^2" if rho else "H"
     shifted = recipe.weight_decay > 0 and not recipe.is_decay_decoupled
     whole = f"({H} + wd I)" if shifted else f"({H})" if rho else H
     return f"lambda_1(P^-1 {whole})"
 
 
-def _sam_edge(recipe: Recipe, value: float, rho: float, grad_norm: float) -> str:
+def _sam_edge(recipe: RuledRecipe, value: float, rho: float, grad_norm: float) -> str:
     if not isinstance(recipe.preconditioner, Identity):
         return "no condition on lambda_1(H) alone: P does not commute with H"
     decay = 0.0 if recipe.is_decay_decoupled else recipe.weight_decay

@@ -4,7 +4,8 @@ from .ascent import Ascent, sam_threshold
 from .averaging import WeightAverage
 from .clip_tally import ClipTally
 from .clipping import AnyClipping, Clipped, Clipping, GlobalNormClip, UnitClip, ValueClip
-from .freezing import Reading, freeze, register_reader
+from .foreign import ForeignRecipe
+from .freezing import PinnedPath, Reading, Recollection, freeze, pinned_path, register_reader
 from .frozen import Frozen, FrozenGroup
 from .layerwise import layerwise_groups
 from .method import GradientMethod
@@ -26,7 +27,8 @@ from .presets import (
     RMSProp,
     RMSprop,
 )
-from .recipes import RECIPES, AnyRecipe, CustomRecipe, Recipe
+from .recipe import Recipe, RuledRecipe
+from .recipes import RECIPES, AnyRecipe, CustomRecipe
 from .sam import SAM, SharpnessAware
 from .schedules import (
     AnySchedule,
@@ -72,7 +74,9 @@ __all__ = [
     "NAdam",
     "Adafactor",
     "Recipe",
+    "RuledRecipe",
     "CustomRecipe",
+    "ForeignRecipe",
     "AnyRecipe",
     "RECIPES",
     "Traits",
@@ -105,4 +109,7 @@ __all__ = [
     "freeze",
     "Reading",
     "register_reader",
+    "Recollection",
+    "pinned_path",
+    "PinnedPath",
 ]

@@ -1,88 +1,17 @@
-"""Recipes: each named method as a value, hyperparameters only, from which its two rules follow.
-
-A recipe is what a configuration holds under `[method]`, where `name` picks it.
-"""
+"""Recipes: each named method as a value, hyperparameters only, from which its two rules follow."""
 
 from __future__ import annotations
 
-import math
 import typing
-from abc import abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import msgspec
-
-from .method import GradientMethod
+from .foreign import ForeignRecipe
 from .momentum import Momentum, MomentumRule, ScheduledNesterov, heavy_ball, nesterov, none
-from .preconditioner import RMS, AbstractStructMeta, Accumulated, Factored, Identity, PreconditionerRule
+from .preconditioner import RMS, Accumulated, Factored, Identity, PreconditionerRule
+from .recipe import Recipe, RuledRecipe
 
 
-class Recipe(
-    msgspec.Struct,
-    metaclass=AbstractStructMeta,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="name",
-):
-    """A named gradient method: the learning rate and decay every method has, and its own hyperparameters.
-
-    `label` is its name in prose; `is_decay_decoupled` says whether decay stays out of the gradient.
-    """
-
-    label: ClassVar[str]
-    is_decay_decoupled: ClassVar[bool] = True
-    lr: float
-    weight_decay: float = 0.0
-
-    @property
-    @abstractmethod
-    def momentum(self) -> Momentum:
-        """Its linear momentum rule; where that changes with the step, the one it tends to."""
-
-    @property
-    def momentum_rule(self) -> MomentumRule:
-        """What its steps follow: `momentum` unless the rule changes with the step."""
-        return self.momentum
-
-    @property
-    def preconditioner(self) -> PreconditionerRule:
-        """Its preconditioner rule; the identity unless the method has one."""
-        return Identity()
-
-    @property
-    def formula(self) -> str:
-        """P written out, for people."""
-        return self.preconditioner.formula
-
-    @property
-    def decoupled_decay(self) -> float:
-        """The decay that acts on the weights directly, 0 where it is added to the gradient."""
-        return self.weight_decay if self.is_decay_decoupled else 0.0
-
-    def build(self, params: Iterable[Any], *, decoupled_weight_decay: bool | None = None) -> GradientMethod:
-        """The optimizer over these parameters, with the recipe's kind of decay unless told otherwise."""
-        return GradientMethod(
-            params,
-            self.lr,
-            momentum=self.momentum_rule,
-            preconditioner=self.preconditioner,
-            weight_decay=self.weight_decay,
-            decoupled_weight_decay=(
-                self.is_decay_decoupled if decoupled_weight_decay is None else decoupled_weight_decay
-            ),
-        )
-
-    def stability_threshold(self, t: float = math.inf) -> float:
-        """Threshold of the frozen method in units of 1 / lr, on lambda_1(P^-1 H), or P^-1 (H + wd) if decay is L2.
-
-        It is that of step t; only a momentum that changes with the step (Nadam's schedule) has more than one.
-        """
-        return self.momentum_rule.at(t).stability_threshold(self.lr, self.decoupled_decay)
-
-
-class GDRecipe(Recipe, frozen=True, tag="gd"):
+class GDRecipe(RuledRecipe, frozen=True, tag="gd"):
     """Gradient descent; with minibatches, stochastic gradient descent."""
 
     label: ClassVar[str] = "Gradient descent"
@@ -92,7 +21,7 @@ class GDRecipe(Recipe, frozen=True, tag="gd"):
         return none()
 
 
-class HeavyBallRecipe(Recipe, frozen=True, tag="heavyball"):
+class HeavyBallRecipe(RuledRecipe, frozen=True, tag="heavyball"):
     """Gradient descent with heavy ball momentum, in standard form unless `ema`."""
 
     label: ClassVar[str] = "Heavy ball"
@@ -104,7 +33,7 @@ class HeavyBallRecipe(Recipe, frozen=True, tag="heavyball"):
         return heavy_ball(self.beta1, ema=self.ema)
 
 
-class NesterovRecipe(Recipe, frozen=True, tag="nesterov"):
+class NesterovRecipe(RuledRecipe, frozen=True, tag="nesterov"):
     """Gradient descent with Nesterov momentum, in standard form unless `ema`."""
 
     label: ClassVar[str] = "Nesterov"
@@ -116,7 +45,7 @@ class NesterovRecipe(Recipe, frozen=True, tag="nesterov"):
         return nesterov(self.beta1, ema=self.ema)
 
 
-class RMSPropRecipe(Recipe, frozen=True, tag="rmsprop"):
+class RMSPropRecipe(RuledRecipe, frozen=True, tag="rmsprop"):
     """RMSProp (Tieleman and Hinton 2012): P = sqrt(nu) + eps, no momentum; decay is added to the gradient."""
 
     label: ClassVar[str] = "RMSProp"
@@ -134,7 +63,7 @@ class RMSPropRecipe(Recipe, frozen=True, tag="rmsprop"):
         return RMS(beta=self.beta2, eps=self.eps, eps_inside_root=self.eps_inside_root)
 
 
-class AdamRecipe(Recipe, frozen=True, tag="adam"):
+class AdamRecipe(RuledRecipe, frozen=True, tag="adam"):
     """Adam (Kingma and Ba 2015): RMSProp's P with an averaged gradient; decay is added to it.
 
     `gradient_init` starts nu at the first squared gradient (GI-Adam), which warms the step up as sqrt(1 - beta2^t).
@@ -166,7 +95,7 @@ class AdamRecipe(Recipe, frozen=True, tag="adam"):
         )
 
 
-class AdamWRecipe(Recipe, frozen=True, tag="adamw"):
+class AdamWRecipe(RuledRecipe, frozen=True, tag="adamw"):
     """AdamW (Loshchilov and Hutter 2019): Adam with decay that never meets the preconditioner."""
 
     label: ClassVar[str] = "AdamW"
@@ -193,7 +122,7 @@ class AdamWRecipe(Recipe, frozen=True, tag="adamw"):
         )
 
 
-class AdaGradRecipe(Recipe, frozen=True, tag="adagrad"):
+class AdaGradRecipe(RuledRecipe, frozen=True, tag="adagrad"):
     """AdaGrad (Duchi et al. 2011): P from the sum of all squared gradients; decay is added to the gradient."""
 
     label: ClassVar[str] = "AdaGrad"
@@ -211,7 +140,7 @@ class AdaGradRecipe(Recipe, frozen=True, tag="adagrad"):
         return Accumulated(eps=self.eps, eps_inside_root=self.eps_inside_root, initial=self.initial)
 
 
-class AMSGradRecipe(Recipe, frozen=True, tag="amsgrad"):
+class AMSGradRecipe(RuledRecipe, frozen=True, tag="amsgrad"):
     """AMSGrad (Reddi et al. 2018): Adam whose P never falls; bias corrected as torch does only when told so."""
 
     label: ClassVar[str] = "AMSGrad"
@@ -237,7 +166,7 @@ class AMSGradRecipe(Recipe, frozen=True, tag="amsgrad"):
         )
 
 
-class PadamRecipe(Recipe, frozen=True, tag="padam"):
+class PadamRecipe(RuledRecipe, frozen=True, tag="padam"):
     """Padam (Chen et al. 2018): Adam with P = nu^power + eps; the running maximum of its authors is an option."""
 
     label: ClassVar[str] = "Padam"
@@ -264,7 +193,7 @@ class PadamRecipe(Recipe, frozen=True, tag="padam"):
         )
 
 
-class NAdamRecipe(Recipe, frozen=True, tag="nadam"):
+class NAdamRecipe(RuledRecipe, frozen=True, tag="nadam"):
     """Nadam (Dozat 2016) as Cohen et al. 2022 run it: Adam with averaged Nesterov momentum, beta1 constant.
 
     `bias_correction` corrects both averages; `momentum_decay` (torch's default is 4e-3) adds Dozat's schedule to the
@@ -310,7 +239,7 @@ class NAdamRecipe(Recipe, frozen=True, tag="nadam"):
         return "sqrt(nu/(1-beta2^t) + eps)" if self.eps_inside_root else "sqrt(nu/(1-beta2^t)) + eps"
 
 
-class AdafactorRecipe(Recipe, frozen=True, tag="adafactor"):
+class AdafactorRecipe(RuledRecipe, frozen=True, tag="adafactor"):
     """Adafactor (Shazeer and Stern 2018) with momentum of the gradient; see `Factored` for what is assumed."""
 
     label: ClassVar[str] = "Adafactor"
@@ -327,7 +256,7 @@ class AdafactorRecipe(Recipe, frozen=True, tag="adafactor"):
         return Factored(decay=self.decay, eps=self.eps)
 
 
-class CustomRecipe(Recipe, frozen=True, tag="custom"):
+class CustomRecipe(RuledRecipe, frozen=True, tag="custom"):
     """Any momentum rule with any preconditioner rule."""
 
     label: ClassVar[str] = "Custom method"
@@ -356,5 +285,6 @@ AnyRecipe = (
     | NAdamRecipe
     | AdafactorRecipe
     | CustomRecipe
+    | ForeignRecipe
 )
 RECIPES: dict[str, type[Recipe]] = {str(kind.__struct_config__.tag): kind for kind in typing.get_args(AnyRecipe)}

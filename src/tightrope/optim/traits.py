@@ -54,5 +54,6 @@ TRAITS: dict[str, Traits] = {
         "image classification, small data",
     ),
     "custom": Traits("as its rules say", "not known", "experiments"),
+    "foreign": Traits("as its own code says", "not known", "your experiments"),
 }
 """By the name a configuration picks a method with; "sam" is any of them inside SAM."""

@@ -12,17 +12,23 @@ from .check import (
     decide,
     verdict_of,
 )
+from .cluster import Cluster
+from .connection import connected
 from .cycles import OrderOfEvents, SharpnessOverACycle, SpikesInTheTop
 from .endings import AtTheEnd
-from .execution import Execution, GridProgress, check_problems, execute
+from .execution import check_problems, execute
 from .figure import picture
 from .folder import RunState, StudyFolder
 from .forecast import Forecast, forecast
+from .grid import Execution, GridProgress
 from .growth import RawGrowth, RisesWhenFrozen, StaysShort
 from .judgement import Judgement, judge, total
 from .minibatches import MidTraining, NeverFarBeyond
+from .own import own_study
 from .panels import Computed, GradientSplit, OverSteps, Panel, TopEigenvalues
+from .short_run import CANDIDATES, SEARCH_STEPS, find_rates, spaced
 from .solutions import FallsWith, SharperAtEqualSteps
+from .soundness import Soundness, examine
 from .study import SCALES, Case, Study, check_scale, run_key
 
 __all__ = [
@@ -39,6 +45,8 @@ __all__ = [
     "execute",
     "Execution",
     "GridProgress",
+    "connected",
+    "Cluster",
     "forecast",
     "Forecast",
     "Check",
@@ -70,4 +78,11 @@ __all__ = [
     "AtTheEnd",
     "Computed",
     "picture",
+    "examine",
+    "Soundness",
+    "find_rates",
+    "CANDIDATES",
+    "SEARCH_STEPS",
+    "spaced",
+    "own_study",
 ]

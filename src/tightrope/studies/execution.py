@@ -5,11 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -17,60 +16,20 @@ import torch
 
 from tightrope.errors import check_count
 
+from .cluster import Cluster
 from .folder import StudyFolder
+from .grid import SECONDS_TO_STOP, Execution, Grid, Observer, carried_out
 from .study import Case
-from .worker import Order, Report, work
-
-MOST_DEATHS = 3
-"""A run whose worker died so often counts as failed: it is the run that kills it."""
-SECONDS_TO_STOP = 30.0
-"""A worker that was asked to stop and did not by then is ended; its run can be taken up all the same."""
-
-Observer = Callable[["GridProgress"], None]
-
-
-@dataclass(frozen=True)
-class GridProgress:
-    """Where a grid stands, handed to an observer whenever that changes.
-
-    Attributes:
-        num_runs, num_ended, num_failed: Runs in all; of these ended or failed; of these failed.
-        step, num_steps: Steps of all runs together, taken and in all.
-        seconds_left: At the pace so far; None before there is one.
-        case, report: The run that has just ended, and what was said of it; None at a report in between.
-    """
-
-    num_runs: int
-    num_ended: int
-    num_failed: int
-    step: int
-    num_steps: int
-    seconds_left: float | None
-    case: Case | None = None
-    report: Report | None = None
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a grid was carried out.
-
-    Attributes:
-        num_runs: Different runs asked for.
-        num_found: That were there already.
-        failures: Why, by label, of those that failed.
-        is_interrupted: Whether it was stopped before its end.
-        seconds: It took.
-    """
-
-    num_runs: int
-    num_found: int
-    failures: dict[str, str]
-    is_interrupted: bool
-    seconds: float
+from .worker import Order, Report, order_of, work
 
 
 def execute(
-    cases: Iterable[Case], folder: StudyFolder, *, num_workers: int = 1, observe: Observer | None = None
+    cases: Iterable[Case],
+    folder: StudyFolder,
+    *,
+    num_workers: int = 1,
+    observe: Observer | None = None,
+    cluster: Cluster | None = None,
 ) -> Execution:
     """Carry out runs, those that ended before left out, and record why any of them fails.
 
@@ -83,21 +42,14 @@ def execute(
         folder: Where they are stored.
         num_workers: Processes, with one thread each.
         observe: Told of progress; it only reads.
+        cluster: Where to carry them out instead; see `connected`.
     Raises:
         ConfigError: there is no worker.
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or a node of the cluster does not see it.
     """
     check_count("-j:", num_workers)
-    began = time.monotonic()
-    different = list({case.key: case for case in cases}.values())
-    states = {case.key: folder.state(case) for case in different}
-    waiting = [case for case in different if states[case.key].state != "done"]
-    for case in waiting:
-        folder.forget_failure(case)
-    found = {case.key for case in different} - {case.key for case in waiting}
-    grid = _Grid(folder, different, {key: state.step for key, state in states.items()}, set(found), observe)
-    is_interrupted = _carry_out(grid, waiting, num_workers)
-    return Execution(len(different), len(found), grid.failures, is_interrupted, time.monotonic() - began)
+    schedule = partial(_carry_out, num_workers=num_workers) if cluster is None else cluster.carry_out
+    return carried_out(cases, folder, observe, schedule)
 
 
 def check_problems(cases: Iterable[Case]) -> None:
@@ -110,9 +62,9 @@ def check_problems(cases: Iterable[Case]) -> None:
         config.problem.build(config.seed, getattr(torch, config.dtype))
 
 
-def _carry_out(grid: _Grid, waiting: list[Case], num_workers: int) -> bool:
+def _carry_out(grid: Grid, waiting: list[Case], num_workers: int) -> bool:
     """Hand the runs to workers until all have ended; whether that was interrupted."""
-    queue, deaths = deque(waiting), dict.fromkeys((case.key for case in waiting), 0)
+    queue = deque(waiting)
     workers: dict[Connection, _Worker] = {}
     try:
         while queue or workers:
@@ -126,7 +78,8 @@ def _carry_out(grid: _Grid, waiting: list[Case], num_workers: int) -> bool:
                     report: Report = pipe.recv()
                 except (EOFError, OSError):
                     del workers[pipe]
-                    _replace(worker, queue, deaths, grid)
+                    if grid.may_try_again(worker.case, worker.end()):
+                        queue.append(worker.case)
                     continue
                 grid.take(worker.case, report)
                 if report.outcome and not worker.goes_on(queue, grid.folder):
@@ -139,17 +92,6 @@ def _carry_out(grid: _Grid, waiting: list[Case], num_workers: int) -> bool:
         for worker in workers.values():
             worker.end()
     return False
-
-
-def _replace(worker: _Worker, queue: deque[Case], deaths: dict[str, int], grid: _Grid) -> None:
-    """Put the run of a worker that died back into the queue, unless it has cost too many."""
-    case, how = worker.case, worker.end()
-    deaths[case.key] += 1
-    if deaths[case.key] < MOST_DEATHS:
-        queue.append(case)
-        return
-    words = f"its worker died {MOST_DEATHS} times, the last time {how}; what it stored can be taken up"
-    grid.take(case, Report(grid.steps[case.key], "failed", words))
 
 
 class _Worker:
@@ -194,48 +136,13 @@ class _Worker:
         return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
     def _order(self, case: Case, folder: StudyFolder) -> None:
-        self._send(Order(str(folder.run_path(case.key)), case.config.to_toml()))
+        self._send(order_of(case, folder))
 
     def _send(self, order: Order | None) -> None:
         try:
             self.pipe.send(order)
         except OSError:
             return  # it died; reading from it will tell
-
-
-@dataclass
-class _Grid:
-    """What is known of all runs, and who is told."""
-
-    folder: StudyFolder
-    cases: list[Case]
-    steps: dict[str, int]
-    ended: set[str]
-    observe: Observer | None
-    failures: dict[str, str] = field(default_factory=dict)
-    first: tuple[int, float] | None = None
-
-    def take(self, case: Case, report: Report) -> None:
-        """Note what a worker says, and pass it on."""
-        self.steps[case.key] = report.step
-        is_over = bool(report.outcome) and report.outcome != "interrupted"
-        if is_over:
-            self.ended.add(case.key)
-        if report.outcome == "failed":
-            self.failures[case.label] = report.words
-            self.folder.note_failure(case, report.words)
-        if self.observe is not None:
-            self.observe(self._progress(case if is_over else None, report if is_over else None))
-
-    def _progress(self, case: Case | None, report: Report | None) -> GridProgress:
-        step = sum(self.steps.values())
-        # A run that ended early has no steps left.
-        total = sum(self.steps[each.key] if each.key in self.ended else each.config.num_steps for each in self.cases)
-        # Counted from the first report: until then processes were only starting.
-        self.first = (step, time.monotonic()) if self.first is None else self.first
-        pace = (step - self.first[0]) / max(time.monotonic() - self.first[1], 1e-9)
-        left = (total - step) / pace if pace > 0 else None
-        return GridProgress(len(self.cases), len(self.ended), len(self.failures), step, total, left, case, report)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from pathlib import Path
 from tightrope.errors import TightropeError
 from tightrope.store import CONFIG, RunRecord
 from tightrope.training import Progress, RunConfig, from_mapping, resume, run
+
+from .folder import StudyFolder
+from .study import Case
 
 SECONDS_BETWEEN_REPORTS = 0.2
 
@@ -39,6 +43,15 @@ class Report:
     words: str = ""
 
 
+Tell = Callable[[Report], bool]
+"""Takes a report; whether the run is to stop where it is. Raises OSError where nobody listens any more."""
+
+
+def order_of(case: Case, folder: StudyFolder) -> Order:
+    """The order that carries out a run of a study."""
+    return Order(str(folder.run_path(case.key).resolve()), case.config.to_toml())
+
+
 def work(pipe: Connection) -> None:
     """Carry out the orders that come through a pipe, one at a time, until there is none or nobody at its other end.
 
@@ -47,9 +60,15 @@ def work(pipe: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)
+    sys.stdout = sys.stderr  # what a user's optimizer prints is no answer of the command
+
+    def tell(report: Report) -> bool:
+        pipe.send(report)
+        return pipe.poll()
+
     try:
         while (order := pipe.recv()) is not None:
-            report = _attempt(order, pipe)
+            report = attempt(order, tell)
             pipe.send(report)
             if report.outcome == "interrupted":
                 return
@@ -69,8 +88,13 @@ def carry_out(path: Path, config: RunConfig, observe: Callable[[Progress], None]
     return run(config, out=path, observe=observe)
 
 
-def _attempt(order: Order, pipe: Connection) -> Report:
-    reporter = _Reporter(pipe)
+def attempt(order: Order, tell: Tell) -> Report:
+    """Carry out an order, saying now and then where it stands; whatever goes wrong is in the last report.
+
+    Raises:
+        SystemExit: nobody listens any more. What the run stored can be taken up.
+    """
+    reporter = _Reporter(tell)
     try:
         record = carry_out(Path(order.path), from_mapping(tomllib.loads(order.config)), reporter)
     except TightropeError as error:
@@ -83,8 +107,8 @@ def _attempt(order: Order, pipe: Connection) -> Report:
 class _Reporter:
     """Says now and then where the run stands, and ends it when the parent asks for that or is gone."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self.pipe, self.step, self.last = pipe, 0, time.monotonic()
+    def __init__(self, tell: Tell) -> None:
+        self.tell, self.step, self.last = tell, 0, time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
         self.step = progress.step
@@ -92,8 +116,7 @@ class _Reporter:
             return
         self.last = time.monotonic()
         try:
-            self.pipe.send(Report(progress.step))
-            is_to_stop = self.pipe.poll()
+            is_to_stop = self.tell(Report(progress.step))
         except OSError:
             raise SystemExit from None  # not an Exception: this is no failure of the run
         if is_to_stop:

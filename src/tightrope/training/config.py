@@ -18,6 +18,7 @@ from tightrope.optim import (
     AnySchedule,
     Clipping,
     Constant,
+    ForeignRecipe,
     Recipe,
     Schedule,
     SharpnessAware,
@@ -151,14 +152,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(f"dtype: must be 'float32' or 'float64'; got '{self.dtype}'.")
         check_number("method.lr:", self.method.lr, lambda lr: lr > 0, "be positive and finite")
         check_number("method.lr:", self.method.lr, lambda lr: lr >= 1 / LARGEST, f"be at least {1 / LARGEST:g}")
-        check_number("method.weight_decay:", self.method.weight_decay, lambda wd: wd >= 0, "be finite and at least 0")
         check_number("measure.rtol:", self.measure.rtol, lambda rtol: rtol > 0, "be positive")
         check_number("stop.divergence:", self.stop.divergence, lambda factor: factor > 1, "be above 1")
         check_number("checkpoint_seconds:", self.checkpoint_seconds, lambda seconds: seconds >= 0, "be at least 0")
         self._check_restarts()
         self._check_freeze()
-        # Building the rules checks their hyperparameters.
-        _ = self.method.stability_threshold(), self.method.preconditioner
+        self.method.check()
 
     def _check_restarts(self) -> None:
         if not self.average_restarts:
@@ -180,7 +179,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(f"measure.window: its first step must not be after its last; got {list(window)}.")
         if freeze is None:
             return
-        if not self.method.preconditioner.is_adaptive or self.sam is not None:
+        if isinstance(self.method, ForeignRecipe) or not self.method.is_adaptive or self.sam is not None:
             raise ConfigError(
                 "freeze: needs a method whose P follows the gradients, such as adam, and no [sam]. Leave it out."
             )
@@ -210,7 +209,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def is_adaptive(self) -> bool:
         """Whether P follows the gradients from the first step on, and means nothing in the first ones."""
-        return self.method.preconditioner.is_adaptive and not (self.freeze is not None and self.freeze.restart)
+        return self.method.is_adaptive and not (self.freeze is not None and self.freeze.restart)
 
     def to_toml(self) -> str:
         """The configuration as TOML; `from_mapping` of its parse is equal to it, with tuples for lists."""

@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 
 from tightrope.errors import ConfigError, StoreError
+from tightrope.optim import ForeignRecipe
 from tightrope.problems import Problem
 from tightrope.store import CONFIG, RunRecord, RunWriter, claim, environment, read_run, versions
 
 from .checkpoint import State, load, save
 from .config import RunConfig, to_mapping
 from .provenance import describe
+from .rehearsal import rehearse
 from .session import Progress, Session
 from .settings import from_mapping
 
@@ -101,6 +103,8 @@ def _build(config: RunConfig) -> Problem:
             f"sam.micro_batches: must divide the {size} examples of a batch, so that their mean is the batch's; got "
             f"{config.sam.micro_batches}. Set batch_size."
         )
+    if isinstance(config.method, ForeignRecipe):
+        rehearse(config.method, problem)
     return problem
 
 
@@ -170,11 +174,17 @@ def _identity(config: RunConfig, problem: Problem) -> State:
     """What must be the same for a checkpoint to be taken up."""
     return {
         "config": config.to_toml(),
-        "versions": versions(),
+        "versions": _versions(config),
         "device": str(problem.w.device),
         "data": problem.digest(),
         "num_threads": torch.get_num_threads(),
     }
+
+
+def _versions(config: RunConfig) -> dict[str, str]:
+    """Of all code a run's numbers come from, a foreign optimizer's own included."""
+    code = config.method.code
+    return {**versions(), **({config.method.label: code} if code else {})}
 
 
 def _check_identity(path: Path, stored: State, present: State, is_strict: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tightrope.optim import TRAITS, Constant, Momentum
+from tightrope.optim import TRAITS, Constant
 from tightrope.problems import Problem
 from tightrope.store import FORMAT, environment
 
@@ -24,6 +24,7 @@ def describe(config: RunConfig, problem: Problem) -> dict[str, Any]:
         "num_parameters": problem.w.numel(),
         "num_examples": problem.num_examples,
         "method": config.label,
+        **({"code": method.code} if method.code else {}),
         "preconditioner": method.formula,
         "threshold": _lasting_threshold(config),
         "data": problem.digest(),
@@ -33,11 +34,9 @@ def describe(config: RunConfig, problem: Problem) -> dict[str, Any]:
 
 def _lasting_threshold(config: RunConfig) -> float | None:
     """The threshold on lambda_1(P^-1 H) where one and the same holds, without conditions, at every step."""
-    method = config.method
-    is_constant = isinstance(config.schedule, Constant) and isinstance(method.momentum_rule, Momentum)
-    if not is_constant or config.sam is not None or config.clipping is not None:
+    if not isinstance(config.schedule, Constant) or config.sam is not None or config.clipping is not None:
         return None
-    return method.stability_threshold()
+    return config.method.constant_threshold
 
 
 def _traits(config: RunConfig) -> dict[str, str]:

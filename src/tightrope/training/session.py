@@ -11,7 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tightrope.optim import SAM, Clipped, ClipTally, GradientMethod, WarmRestarts, WeightAverage, freeze
+from tightrope.optim import (
+    SAM,
+    Clipped,
+    ClipTally,
+    Constant,
+    ForeignRecipe,
+    GradientMethod,
+    WarmRestarts,
+    WeightAverage,
+    freeze,
+)
 from tightrope.parameters import weights_at
 from tightrope.problems import Batch, Problem
 from tightrope.stability import Measurement
@@ -21,6 +31,7 @@ from .batches import Batches
 from .checkpoint import save_arrays
 from .config import RunConfig
 from .instrument import Instrument
+from .optimizer_state import foreign_state, load_foreign_state, load_plain_state, plain_state
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Session:
     def __init__(self, config: RunConfig, problem: Problem, writer: RunWriter) -> None:
         self.config, self.problem, self.writer = config, problem, writer
         self.optimizer = _optimizer(config, problem)
+        self._lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.average = WeightAverage() if config.average_restarts else None
         self._begin()
         self.instrument = Instrument(config, problem, writer)
@@ -149,7 +161,7 @@ class Session:
             "measuring_seconds": self.instrument.seconds,
             "w": self.problem.w,
             "buffers": dict(self.problem.model.named_buffers()),
-            "optimizer": _plain_state(self.optimizer),
+            "optimizer": self._optimizer_state(),
             "clipping": None if self.tally is None else self.tally.to_dict(),
             "average": None if self.average is None else vars(self.average),
             "batches": self.batches.state_dict(),
@@ -166,12 +178,17 @@ class Session:
             self.problem.w.copy_(state["w"])
             for name, buffer in self.problem.model.named_buffers():
                 buffer.copy_(state["buffers"][name])
-        _load_plain_state(self.optimizer, state["optimizer"])
+        load = load_foreign_state if isinstance(self.config.method, ForeignRecipe) else load_plain_state
+        load(self.optimizer, state["optimizer"])
         self.tally = None if state["clipping"] is None else ClipTally.from_dict(state["clipping"])
         self.average = None if state["average"] is None else WeightAverage(**state["average"])
         self.batches.load_state_dict(state["batches"])
         self.instrument.probe.load_state_dict(state["probe"])
         torch.set_rng_state(state["generator"])
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        is_foreign = isinstance(self.config.method, ForeignRecipe)
+        return foreign_state(self.optimizer) if is_foreign else plain_state(self.optimizer)
 
     def _evaluate(self, batch: Batch) -> float:
         """Leave the gradient of the step in the flat gradient, SAM's taken uphill; the loss where the weights are."""
@@ -214,10 +231,14 @@ class Session:
             return problem.loss_fn(problem.model, problem.batch).item()
 
     def _set_learning_rate(self, step: int, peak: float | None = None) -> float:
-        lr = (peak or self.config.method.lr) * self.config.schedule(step - 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+        """Those of the groups, by the schedule's factor; a peak takes the place of the method's own."""
+        method, schedule = self.config.method, self.config.schedule
+        factor = schedule(step - 1) * (1.0 if peak is None else peak / method.lr)
+        # A foreign optimizer may set its own: then it is left to it.
+        if not isinstance(method, ForeignRecipe) or not isinstance(schedule, Constant):
+            for group, lr in zip(self.optimizer.param_groups, self._lrs, strict=True):
+                group["lr"] = lr * factor
+        return method.lr * factor
 
     def _is_first_below(self, loss: float) -> bool:
         """Whether this loss is the first one as low as that at which the configuration asks to measure."""
@@ -237,8 +258,7 @@ class Session:
 
 def _optimizer(config: RunConfig, problem: Problem) -> torch.optim.Optimizer:
     """The configured method, on one flat parameter unless it needs shapes, with SAM around it if that is asked for."""
-    needs_shapes = config.method.preconditioner.needs_shapes
-    base = config.method.build(problem.parameters if needs_shapes else [problem.w])
+    base = config.method.build(problem.parameters if config.method.needs_shapes else [problem.w])
     return base if config.sam is None else config.sam.wrap(base, seed=config.seed, model=problem.model)
 
 
@@ -246,17 +266,6 @@ def _second_moment_norm(optimizer: torch.optim.Optimizer) -> float:
     """2-norm of nu over all parameters; NaN where the method has none as such."""
     moments = [state["nu"] for state in optimizer.state.values() if isinstance(state.get("nu"), Tensor)]
     return float(torch.cat([nu.flatten() for nu in moments]).norm()) if moments else math.nan
-
-
-def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state with text for keys; what its groups hold comes from the configuration."""
-    whole = {name: part for name, part in optimizer.state_dict().items() if name != "param_groups"}
-    return {**whole, "state": {str(number): state for number, state in whole["state"].items()}}
-
-
-def _load_plain_state(optimizer: torch.optim.Optimizer, plain: Mapping[str, Any]) -> None:
-    state = {int(number): part for number, part in plain["state"].items()}
-    optimizer.load_state_dict({**optimizer.state_dict(), **plain, "state": state})
 
 
 def _parts(batch: Batch, num_parts: int) -> Iterator[Batch]:

@@ -204,7 +204,7 @@ def _full_path(key: str, mapping: Mapping[str, Any]) -> list[str]:
         return found[0].split(".")
     if found:
         raise ConfigError(f"--set {key}: could mean {' or '.join(found)}; write the one you mean.")
-    if _is_below_a_rule(key, paths):
+    if _is_below_a_table(key, paths):
         return key.split(".")
     table, _, leaf = key.partition(".")
     if table in OPTIONAL & set(NAMED_TABLES) and leaf:
@@ -218,9 +218,9 @@ def _full_path(key: str, mapping: Mapping[str, Any]) -> list[str]:
     raise ConfigError(f"--set {key}: not a setting. {did_you_mean(key, [*paths, *leaves])}")
 
 
-def _is_below_a_rule(key: str, paths: Iterable[str]) -> bool:
-    """Whether a key reaches into a rule of a custom method, such as method.momentum_rule.beta."""
-    return any(path.endswith("_rule") and key.startswith(f"{path}.") for path in paths)
+def _is_below_a_table(key: str, paths: Iterable[str]) -> bool:
+    """Whether a key reaches into a rule of a custom method or the options of a foreign one, as method.options.eps."""
+    return any(path.endswith(("_rule", ".options")) and key.startswith(f"{path}.") for path in paths)
 
 
 def _value(text: str) -> Any:

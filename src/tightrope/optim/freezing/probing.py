@@ -46,7 +46,7 @@ class Probed:
 
 
 @dataclass
-class _Refusal:
+class Refusal:
     """Why an optimizer was refused, and how often it may be asked for before it is tried again."""
 
     hyperparameters: str
@@ -55,8 +55,8 @@ class _Refusal:
     left: int
 
 
-_findings: weakref.WeakKeyDictionary[torch.optim.Optimizer, Findings] = weakref.WeakKeyDictionary()
-_refusals: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Refusal] = weakref.WeakKeyDictionary()
+FOUND: weakref.WeakKeyDictionary[torch.optim.Optimizer, Findings] = weakref.WeakKeyDictionary()
+REFUSED: weakref.WeakKeyDictionary[torch.optim.Optimizer, Refusal] = weakref.WeakKeyDictionary()
 
 
 def probe(optimizer: torch.optim.Optimizer) -> Probed | None:
@@ -78,7 +78,7 @@ def probe(optimizer: torch.optim.Optimizer) -> Probed | None:
     hyperparameters = repr(
         [[group.get(k) for k in optimizer.defaults if k != "lr"] for group in optimizer.param_groups]
     )
-    refusal = _refusals.get(optimizer)
+    refusal = REFUSED.get(optimizer)
     is_same = refusal is not None and refusal.hyperparameters == hyperparameters
     if refusal is not None and is_same and refusal.left > 0:
         refusal.left -= 1
@@ -91,7 +91,7 @@ def probe(optimizer: torch.optim.Optimizer) -> Probed | None:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, UnsupportedOptimizerError):
             wait = 2 * refusal.wait if refusal is not None and is_same else 1
-            _refusals[optimizer] = _Refusal(hyperparameters, str(error), wait, wait)
+            REFUSED[optimizer] = Refusal(hyperparameters, str(error), wait, wait)
             raise
         # Its copy is steered in ways its author did not think of; the user's loop must not pay for that.
         line = " ".join(str(error).split())
@@ -99,7 +99,7 @@ def probe(optimizer: torch.optim.Optimizer) -> Probed | None:
 
 
 def _probe(optimizer: torch.optim.Optimizer) -> Probed | None:
-    findings = _findings.get(optimizer)
+    findings = FOUND.get(optimizer)
     if findings is not None:
         bench = Bench(optimizer, findings.names)
         step = _from_findings(bench, findings)
@@ -115,7 +115,7 @@ def _probe(optimizer: torch.optim.Optimizer) -> Probed | None:
     if not _walks_the_edge(bench, step, scale):
         raise UnsupportedOptimizerError("beyond its edge it did not flip and grow as predicted")
     check_beat(optimizer, names, step.memory)
-    _findings[optimizer] = Findings(names, step.memory, scale, groups)
+    FOUND[optimizer] = Findings(names, step.memory, scale, groups)
     return _answer(bench, groups, step)
 
 

@@ -1,0 +1,163 @@
+"""`tightrope study aeos`: what it says of good optimizers, and of each that has one thing wrong."""
+
+import functools
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from tightrope.cli import main
+from tightrope.optim import ForeignRecipe
+from tightrope.studies import examine, find_rates, own_study, spaced
+from tightrope.studies.short_run import trained
+
+from . import own
+
+
+def method_of(name, lr=1e-2, **options):
+    return ForeignRecipe(lr=lr, path=f"tests.studies.own:{name}", options=options)
+
+
+@functools.cache
+def results(name):
+    sound = examine(method_of(name))
+    return sound, {finding.claim: finding for finding in sound.findings}
+
+
+def test_adam_written_by_hand_is_sound():
+    sound, found = results("HandAdam")
+    assert [finding.result for finding in found.values()] == ["PASS"] * 5
+    assert (sound.status, sound.reason) == ("linear", "")
+    assert sound.threshold * sound.lr == pytest.approx(38)
+
+
+@pytest.mark.parametrize(
+    ("name", "claim", "result", "words"),
+    [
+        ("SignDescent", "has a stability threshold", "UNDECIDED", "is not linear in the gradient"),
+        ("Narrow", "works in float64", "MISS", "a step made a parameter float32"),
+        ("Narrow", "works in float32", "MISS", "a step put other memory into a parameter"),
+        ("Rounding", "works in float64", "MISS", "a step is rounded to float32"),
+        ("Rounding", "works in float32", "PASS", ""),
+        ("NarrowState", "works in float64", "MISS", "its 'm' is kept in float32"),
+        ("Lazy", "works in float64", "MISS", "it stood still in the others"),
+        ("Queue", "stopped after step 17 and taken up, it is as if left alone", "MISS", "without pickle"),
+        ("Forgetful", "stopped after step 17 and taken up, it is as if left alone", "MISS", "state_dict()"),
+    ],
+)
+def test_one_thing_wrong_is_one_finding(name, claim, result, words):
+    sound, found = results(name)
+    assert found[claim].result == result
+    assert words in found[claim].why
+    if sound.status != "linear":
+        assert sound.threshold is None
+
+
+def test_the_number_of_a_resumption_that_missed_names_the_step_after_the_stop():
+    _, found = results("Forgetful")
+    assert found["stopped after step 17 and taken up, it is as if left alone"].number.startswith(
+        "grad_norm at step 19:"
+    )
+
+
+def test_rates_lie_where_the_loss_falls_and_does_not_diverge(monkeypatch):
+    monkeypatch.setattr("tightrope.studies.short_run.CANDIDATES", (0.0316, 0.1, 0.316, 1.0, 3.16, 10.0))
+    rates = find_rates(method_of("Plain"), 5)
+    assert len(rates) == 5
+    for lr in (rates[0], rates[-1]):
+        losses = trained(method_of("Plain", lr), 1000).losses
+        assert losses[-1] < 0.9 * losses[0]
+    assert trained(method_of("Plain", 10**0.5 * rates[-1]), 1000).has_diverged
+    slow = trained(method_of("Plain", rates[0] / 10**0.5), 1000).losses
+    assert slow[-1] > 0.9 * slow[0]
+    assert find_rates(method_of("Forgetful"), 5) == ()
+
+
+def test_spaced_rates_are_a_geometric_sequence():
+    assert spaced(1e-3, 1e-1, 5) == (1e-3, 3.16e-3, 1e-2, 3.16e-2, 1e-1)
+    assert spaced(1e-3, 1e-1, 1) == (1e-2,)
+
+
+def test_its_study_asks_for_four_of_five_each_against_its_own_threshold():
+    study = own_study(method_of("heavy_ball", beta=0.5), spaced(0.1, 0.4, 5))
+    assert [case.config.method.lr for case in study.cases("small")] == [0.1, 0.141, 0.2, 0.283, 0.4]
+    assert {case.config.method.options["beta"] for case in study.cases("small", ["seed=1"])} == {0.5}
+    assert [(check.at_least, check.band) for check in study.checks] == [(4, (0.85, 1.15))]
+    assert len({case.key for case in (*study.cases("small"), *study.cases("small", ["seed=1"]))}) == 10
+
+
+@pytest.fixture
+def aeos(tmp_path, monkeypatch, capsys):
+    """Run the command in an empty directory on optimizers in a file; returns its exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(Path(own.__file__).read_text())
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["study", "aeos", *arguments])
+        printed = capsys.readouterr()
+        return end.value.code, printed.out, printed.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mine.py"], "name it as pkg.mod:Name"),
+        (["nowhere:Adam"], "there must be a module nowhere"),
+        (["mine.py:HandAdm"], "Did you mean 'HandAdam'?"),
+        (["mine.py:SOMETHING"], "must be an optimizer class or what makes one"),
+        (["mine.py:HandAdam", "--option", "beta=0.9"], "unexpected keyword argument 'beta'"),
+        (["mine.py:HandAdam", "--option", "beta"], "--option: must be KEY=VALUE; got 'beta'"),
+        (["mine.py:Closed"], "must take a step without arguments"),
+        (["mine.py:HandAdam", "--lrs", "0"], "--lrs: must be a whole number, at least 1"),
+        (["mine.py:HandAdam", "--lr", "0.1"], "--lr: must be given twice"),
+        (["mine.py:HandAdam", "--lr", "0.1", "--lr", "0.01"], "--lr: must be given twice"),
+        (["mine.py:HandAdam", "-j", "0"], "-j: must be a whole number, at least 1"),
+        (["mine.py:HandAdam", "--lr", "1e-3", "--lr", "1e-2", "--set", "stepz=3"], "--set stepz: not a setting"),
+    ],
+)
+def test_bad_usage_is_one_line_and_writes_nothing(aeos, tmp_path, arguments, words):
+    code, out, err = aeos(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"mine.py", "__pycache__"}
+
+
+def test_where_there_is_no_threshold_it_says_so_runs_nothing_and_exits_with_five(aeos, tmp_path):
+    code, out, _ = aeos("mine.py:SignDescent", "--lr", "1e-3", "--lr", "1e-2")
+    assert code == 5
+    assert out.startswith("SignDescent: no threshold. SignDescent was probed and has no frozen method that is known")
+    assert not (tmp_path / "studies").exists()
+
+
+def test_a_short_panel_from_the_command_misses_and_says_so_as_json(aeos, tmp_path):
+    short = ("--lr", "0.1", "--lr", "0.2", "--lrs", "2", "--set", "num_steps=12", "--set", "problem.width=5", "-j", "1")
+    code, out, _ = aeos("mine.py:heavy_ball", "--option", "beta=0.5", *short, "--json")
+    assert code == 3
+    found = json.loads(out)
+    assert (found["optimizer"], found["options"], found["lrs"]) == ("mine.py:heavy_ball", {"beta": 0.5}, [0.1, 0.2])
+    assert found["threshold"] * found["threshold_lr"] == pytest.approx(3)
+    assert [finding["result"] for finding in found["findings"]] == ["PASS"] * 5 + ["MISS"]
+    assert found["figure"]["num_done"] == 2
+    assert found["figure"]["findings"][0]["number"].startswith("0 of 2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["HandAdam", "Plain"])
+def test_five_rates_of_a_good_optimizer_sit_at_their_edge(aeos, name):
+    code, out, _ = aeos(f"mine.py:{name}", "-j", "2")
+    assert code == 0
+    assert f"{name}: PASS" in out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("pytorch_optimizer") is None, reason="needs pytorch_optimizer")
+@pytest.mark.filterwarnings("ignore")  # theirs, not ours
+def test_an_optimizer_from_a_package_sits_at_its_edge(aeos):
+    code, out, _ = aeos("pytorch_optimizer:AdaBelief", "-j", "2")
+    assert code == 0
+    assert "AdaBelief: threshold 38 / lr" in out
