@@ -117,7 +117,7 @@ FIG1A = Study(
     version=2,
     grids=(
         ("small", _rates_small),
-        ("cpu", lambda: _rates(5000, 1000)),
+        ("cpu", lambda: _rates(5000, 700)),
         ("paper", lambda: _rates(None, 2000)),
     ),
     panels=PANELS,
@@ -130,7 +130,7 @@ FIG1B = Study(
     version=2,
     grids=(
         ("small", _beta1s_small),
-        ("cpu", lambda: _beta1s_on_cifar(2000, 1000)),
+        ("cpu", lambda: _beta1s_on_cifar(1000, 1000)),
         ("paper", lambda: _beta1s_on_cifar(None, 2000)),
     ),
     panels=PANELS,
@@ -143,7 +143,7 @@ FIG1C = Study(
     version=2,
     grids=(
         ("small", _beta2s_small),
-        ("cpu", lambda: _beta2s_on_cifar(2000, 1000)),
+        ("cpu", lambda: _beta2s_on_cifar(1000, 1000)),
         ("paper", lambda: _beta2s_on_cifar(None, 2000)),
     ),
     panels=PANELS,

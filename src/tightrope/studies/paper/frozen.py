@@ -44,7 +44,7 @@ FIG3 = Study(
     version=1,
     grids=(
         ("small", _frozen_small),
-        ("cpu", lambda: _frozen(1000, 2000)),
+        ("cpu", lambda: _frozen(1000, 1200)),
         ("paper", lambda: _frozen(None, 2000)),
     ),
     panels=PANELS,

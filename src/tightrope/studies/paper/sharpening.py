@@ -76,7 +76,7 @@ FIG8 = Study(
     version=1,
     grids=(
         ("small", _four_small),
-        ("cpu", lambda: _four(1000, 2000)),
+        ("cpu", lambda: _four(1000, 1200)),
         ("paper", lambda: _four(None, 2000)),
     ),
     panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("sharpness")),
