@@ -7,6 +7,7 @@ import json
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -35,9 +36,12 @@ class Case:
     config: RunConfig
     series: str = ""
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Name of the run's directory: equal for equal configurations, whichever study asks for them."""
+        """Name of the run's directory: equal for equal configurations, whichever study asks for them.
+
+        Cost: milliseconds, once; a grid asks for it at every report of every worker.
+        """
         return run_key(self.config)
 
 
