@@ -466,3 +466,19 @@ def test_the_command_resumes_after_a_real_kill(tmp_path, undisturbed):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "nothing to resume" in done.stdout
+
+
+def test_a_checkpoint_of_a_version_without_a_setting_goes_on_with_its_default(tmp_path):
+    config = minibatch_digits()
+    tr.run(config, out=tmp_path / "alone")
+    with pytest.raises(Killed):
+        tr.run(config, out=tmp_path / "run", observe=killed_at(10))
+    state = checkpoint_file.load(tmp_path / "run")
+    lines = state["identity"]["config"].splitlines(keepends=True)
+    older = "".join(line for line in lines if not line.startswith("num_eigenvalues"))
+    assert older != state["identity"]["config"]
+    state["identity"]["config"] = older
+    checkpoint_file.save(tmp_path / "run", state)
+    (tmp_path / "run" / CONFIG).write_text(older)
+    resume(tmp_path / "run")
+    assert events_of(tmp_path / "run") == events_of(tmp_path / "alone")

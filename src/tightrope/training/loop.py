@@ -188,8 +188,8 @@ def _versions(config: RunConfig) -> dict[str, str]:
 
 
 def _check_identity(path: Path, stored: State, present: State, is_strict: bool) -> None:
-    # Compared as values: 0 and 0.0 are the same setting.
-    if tomllib.loads(stored["config"]) != tomllib.loads(present["config"]):
+    # Compared as values: 0 and 0.0 are the same setting, and one that an older version did not write is at its default.
+    if _parsed(stored["config"]) != _parsed(present["config"]):
         raise StoreError(
             f"resume: {path / CONFIG} must be as it was when the checkpoint was written; it was changed. Put it back, "
             f"or start a run of its own: tightrope run {path / CONFIG}"
@@ -205,6 +205,14 @@ def _check_identity(path: Path, stored: State, present: State, is_strict: bool) 
                 f"resume: {name} must be those of the checkpoint, {stored[name]}; got {present[name]}. Go back to "
                 "them, or pass --anyway to go on with numbers that may differ in their last digits."
             )
+
+
+def _parsed(config: str) -> RunConfig | None:
+    """A configuration from its text; None where this version does not take it."""
+    try:
+        return from_mapping(tomllib.loads(config))
+    except ConfigError:
+        return None
 
 
 def _own_events(writer: RunWriter, state: State) -> list[State]:
