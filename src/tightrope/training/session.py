@@ -173,7 +173,7 @@ class Session:
         """Become what another session of the same configuration was."""
         self.step, self.outcome, self._first_loss = state["step"], state["outcome"], state["first_loss"]
         self._began = time.process_time() - state["seconds"]
-        self.instrument.seconds, self._has_met_loss = state["measuring_seconds"], state["has_met_loss"]
+        self.instrument.seconds, self._has_met_loss = state["measuring_seconds"], state.get("has_met_loss", False)
         with torch.no_grad():
             self.problem.w.copy_(state["w"])
             for name, buffer in self.problem.model.named_buffers():
