@@ -3,6 +3,8 @@
 import functools
 import importlib.util
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from tightrope.cli import main
 from tightrope.optim import ForeignRecipe
 from tightrope.studies import examine, find_rates, own_study, spaced
 from tightrope.studies.short_run import trained
+from tightrope.training import from_mapping
 
 from . import own
 
@@ -144,6 +147,20 @@ def test_a_short_panel_from_the_command_misses_and_says_so_as_json(aeos, tmp_pat
     assert [finding["result"] for finding in found["findings"]] == ["PASS"] * 5 + ["MISS"]
     assert found["figure"]["num_done"] == 2
     assert found["figure"]["findings"][0]["number"].startswith("0 of 2")
+
+
+def test_the_page_shows_what_the_command_finds_of_its_own_example(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "own-optimizer.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    [path, lr] = re.search(r"mine.py:(\w+).*as found at lr ([\d.]+)", page, re.DOTALL).groups()
+    method = ForeignRecipe(lr=float(lr), path=f"{tmp_path / 'mine.py'}:{path}", options={"betas": [0.5, 0.99]})
+    for finding in examine(method).findings:
+        [line] = [line for line in page.splitlines() if line.startswith(finding.claim)]
+        shown = [cell for cell in re.split(r"  +", line) if cell]
+        assert shown == [finding.claim, finding.number, finding.band, finding.result, finding.why or "-"]
+    [toml] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert from_mapping(tomllib.loads(toml)).method.options == {"betas": [0.5, 0.99]}
 
 
 @pytest.mark.slow

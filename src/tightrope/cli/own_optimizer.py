@@ -133,7 +133,7 @@ def _carried_out(
 
 def _say_soundness(method: ForeignRecipe, sound: Soundness) -> None:
     if sound.threshold is not None:
-        say(f"{method.label}: threshold {sound.threshold * sound.lr:.4g} / lr, frozen at lr {sound.lr:g}")
+        say(f"{method.label}: threshold {sound.threshold * sound.lr:.4g} / lr, as found at lr {sound.lr:g}")
     elif sound.has_edge:
         say(f"{method.label}: its groups have thresholds of their own; the edge is ratio 1 for all together")
     else:
