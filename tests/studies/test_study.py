@@ -29,6 +29,14 @@ def test_a_study_has_runs_at_its_own_scales_alone():
         study.cases("paper")
 
 
+def test_a_seed_that_is_set_is_the_first_of_those_a_study_varies():
+    plain, seeded = (STUDIES["fig6"].cases("small", settings) for settings in ((), ("seed=5",)))
+    assert [case.config.seed for case in seeded] == [case.config.seed + 5 for case in plain]
+    assert [case.label for case in seeded[:3]] == [f"batch 20, lr 0.0001, seed {seed}" for seed in (5, 6, 7)]
+    assert {case.config.seed for case in STUDIES["fig5"].cases("small", ("seed=5",))} == {5}
+    assert [case.key for case in STUDIES["fig6"].cases("small", ("dtype=float64",))][:1] != [plain[0].key]
+
+
 def test_a_setting_that_is_new_leaves_old_runs_their_keys_and_their_state(tmp_path):
     case, folder = Case("bowl", BOWL), StudyFolder(tmp_path)
     run(BOWL, out=folder.run_path(case.key))

@@ -12,11 +12,14 @@ from tightrope.errors import ConfigError
 from tightrope.store import replace_file
 from tightrope.studies import Judgement, total
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+def marks(scale: str) -> tuple[str, str]:
+    """The lines between which the tables of a scale stand."""
+    return f"<!-- measured {scale}: begin -->", f"<!-- measured {scale}: end -->"
 
 
-def around_the_table(page: Path) -> tuple[str, str]:
-    """What stands before and after the table of a page.
+def around_the_table(page: Path, scale: str) -> tuple[str, str]:
+    """What stands before and after the tables of a scale in a page.
 
     Raises:
         ConfigError: there is no such page, or it has not one place for the table.
@@ -25,20 +28,21 @@ def around_the_table(page: Path) -> tuple[str, str]:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--into: {page} must be a page that can be rewritten; {error.strerror}.") from error
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ConfigError(f"--into: {page} must hold the lines {BEGIN} and {END} once each, in this order.")
-    return text.split(BEGIN)[0], text.split(END)[1]
+    begin, end = marks(scale)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ConfigError(f"--into: {page} must hold the lines {begin} and {end} once each, in this order.")
+    return text.split(begin)[0], text.split(end)[1]
 
 
-def write_table(page: Path, found: Sequence[Judgement]) -> None:
+def write_table(page: Path, scale: str, found: Sequence[Judgement]) -> None:
     """Replace what stands between the two marks of a page by what was found now; the rest of it stays.
 
     Raises:
         ConfigError: as `around_the_table`, or it cannot be written.
     """
-    before, after = around_the_table(page)
+    (before, after), (begin, end) = around_the_table(page, scale), marks(scale)
     try:
-        replace_file(page, f"{before}{BEGIN}\n{table(found)}\n{END}{after}".encode())
+        replace_file(page, f"{before}{begin}\n{table(found)}\n{end}{after}".encode())
     except OSError as error:
         raise ConfigError(f"--into: {page} must be a page that can be rewritten; {error.strerror}.") from error
 

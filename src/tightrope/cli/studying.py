@@ -101,7 +101,7 @@ def check_studies(
         ConfigError, StoreError: as for `run_studies`, or the page to write into has no place for the table.
     """
     if into is not None:
-        around_the_table(into)  # before minutes go into what could not be written
+        around_the_table(into, scale)  # before minutes go into what could not be written
     found = [judge(study, scale, StudyFolder(out), settings) for study in asked_studies(names, scale)]
     if as_json:
         say(json.dumps([judgement.to_dict() for judgement in found], indent=1))
@@ -111,7 +111,7 @@ def check_studies(
         for judgement in found:
             say(f"{judgement.study.name}: {judgement.result}{_cost_words(judgement)}")
     if into is not None:
-        write_table(into, found)
+        write_table(into, scale, found)
         if not as_json:
             say(f"Table: {into}")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Study:
         return tuple(scale for scale, _ in self.grids) or SCALES
 
     def cases(self, scale: str, settings: Iterable[str] = ()) -> tuple[Case, ...]:
-        """The runs at a scale, with settings `key=value` put over each.
+        """The runs at a scale, with settings `key=value` put over each; a seed is that of the first of several.
 
         Raises:
             ConfigError: the scale is not known or the study has no runs there, a setting does not fit, or the settings
@@ -128,12 +129,27 @@ def _essence(value: Any) -> Any:
     return {"name": value.__struct_config__.tag, **said}
 
 
+def _in_turn(cases: Sequence[Case], configs: Sequence[RunConfig]) -> list[RunConfig]:
+    """Configurations in which a seed that was set is the first of those that a study varies."""
+    first = min(case.config.seed for case in cases)
+    if any(config.seed != configs[0].seed for config in configs):
+        return list(configs)  # none was set
+    return [
+        msgspec.structs.replace(config, seed=config.seed + case.config.seed - first)
+        for case, config in zip(cases, configs, strict=True)
+    ]
+
+
+def _reseeded(case: Case, config: RunConfig) -> Case:
+    """The case with another configuration, its label naming the seed that it has then."""
+    return Case(re.sub(r"seed \d+", f"seed {config.seed}", case.label), config, case.series)
+
+
 def _with_settings(name: str, cases: tuple[Case, ...], settings: tuple[str, ...]) -> tuple[Case, ...]:
     if not settings:
         return cases
-    changed = tuple(
-        Case(case.label, from_mapping(override(stored(case.config), settings)), case.series) for case in cases
-    )
+    configs = [from_mapping(override(stored(case.config), settings)) for case in cases]
+    changed = tuple(_reseeded(case, config) for case, config in zip(cases, _in_turn(cases, configs), strict=True))
     if len({case.key for case in changed}) < len({case.key for case in cases}):
         raise ConfigError(
             f"--set {' '.join(settings)}: must leave the runs of {name} different from one another; some became the "
