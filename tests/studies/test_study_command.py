@@ -115,7 +115,9 @@ def test_from_runs_to_a_missed_check_and_a_page(study, tmp_path):
     code, out, _ = study("status", "fig1b", *short)
     assert code == 0
     assert "4 runs: 4 done" in out
-    (tmp_path / "page.md").write_text("Before\n<!-- measured small: begin -->\nstale\n<!-- measured small: end -->\nafter\n")
+    (tmp_path / "page.md").write_text(
+        "Before\n<!-- measured small: begin -->\nstale\n<!-- measured small: end -->\nafter\n"
+    )
     code, out, _ = study("check", "fig1b", *short, "--into", "page.md")
     assert code == 3
     assert "fig1b: MISS (4 of 4 runs" in out

@@ -9,7 +9,7 @@ from tightrope.training import RunConfig
 from ..minibatches import MidTraining, NeverFarBeyond
 from ..panels import OverSteps
 from ..study import Case, Study
-from .networks import adam, cifar_run, digits_run
+from .networks import adam, cifar_run, digits_run, run_on
 
 SEEDS = (0, 1, 2)
 RATES = (1e-4, 4e-4, 1.6e-3)
@@ -21,6 +21,12 @@ def _small(lr: float, batch_size: int, seed: int) -> RunConfig:
 
 def _cpu(lr: float, batch_size: int, seed: int) -> RunConfig:
     return cifar_run(adam(lr), 2000, 2000, every=200, batch_size=batch_size, seed=seed)
+
+
+def _paper(lr: float, batch_size: int, seed: int) -> RunConfig:
+    """ResNet-50 on ImageNet: a configuration that has not been run."""
+    measure = {"num_examples": 1024}
+    return run_on({"name": "imagenet"}, adam(lr), 20_000, 500, batch_size=batch_size, seed=seed, measure=measure)
 
 
 def _grid(make: Callable[[float, int, int], RunConfig], sizes: Sequence[int]) -> list[Case]:
@@ -40,6 +46,7 @@ FIG6 = Study(
     grids=(
         ("small", lambda: _grid(_small, (20, 100, 500))),
         ("cpu", lambda: _grid(_cpu, (50, 200, 1000))),
+        ("paper", lambda: _grid(_paper, (256, 1024, 4096))),
     ),
     panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("ratio")),
     checks=(

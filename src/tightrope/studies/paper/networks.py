@@ -20,7 +20,7 @@ def chebyshev_run(method: Table, num_steps: int = 8000, **settings: Any) -> RunC
         settings: Other tables of the configuration, such as `freeze`; `measure` and `problem` are put over what is
             said here.
     """
-    return _run({"name": "chebyshev"}, method, num_steps, {"every": 100}, {"dtype": "float64", **settings})
+    return run_on({"name": "chebyshev"}, method, num_steps, 100, **{"dtype": "float64", **settings})
 
 
 def digits_run(method: Table, num_steps: int, every: int = 50, num_examples: int = 300, **settings: Any) -> RunConfig:
@@ -29,7 +29,7 @@ def digits_run(method: Table, num_steps: int, every: int = 50, num_examples: int
     Of few examples the loss can still be driven down after the network has come to its edge, and steps are cheap.
     """
     problem = {"name": "digits", "num_examples": num_examples}
-    return _run(problem, method, num_steps, {"every": every}, settings)
+    return run_on(problem, method, num_steps, every, **settings)
 
 
 def cifar_run(method: Table, num_steps: int, num_examples: int | None, every: int = 50, **settings: Any) -> RunConfig:
@@ -38,7 +38,7 @@ def cifar_run(method: Table, num_steps: int, num_examples: int | None, every: in
     Cross-entropy, which the paper may have used, is driven to zero before the edge on a few thousand images.
     """
     images = {} if num_examples is None else {"num_examples": num_examples}
-    return _run({"name": "cifar10", **images}, method, num_steps, {"every": every}, settings)
+    return run_on({"name": "cifar10", **images}, method, num_steps, every, **settings)
 
 
 def adam(lr: float, beta1: float = 0.9, beta2: float = 0.999) -> Table:
@@ -52,7 +52,8 @@ def logspace(low: float, high: float, num: int) -> tuple[float, ...]:
     return tuple(float(f"{low * ratio**place:.4g}") for place in range(num))
 
 
-def _run(problem: Table, method: Table, num_steps: int, measure: Table, settings: Table) -> RunConfig:
-    measure = {"sharpness": False, **measure, **settings.pop("measure", {})}
+def run_on(problem: Table, method: Table, num_steps: int, every: int, /, **settings: Any) -> RunConfig:
+    """A run on a problem, measured every so many steps without the raw sharpness unless `measure` says otherwise."""
+    measure = {"every": every, "sharpness": False, **settings.pop("measure", {})}
     problem = {**problem, **settings.pop("problem", {})}
     return from_mapping({"problem": problem, "method": method, "num_steps": num_steps, "measure": measure, **settings})
