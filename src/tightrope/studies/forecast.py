@@ -52,21 +52,33 @@ class _Pace:
 def forecast(cases: Iterable[Case]) -> Forecast:
     """Time and disk for runs from their beginning, each different one once, on one thread.
 
-    Runs of one problem and method count as one kind; a few steps of the first of each kind are taken in a temporary
-    folder. Runs that will end early, at a target loss or diverging, take less.
+    Runs of one problem, method and way of measuring count as one kind; a few steps of the first of each kind are taken
+    in a temporary folder. Runs that will end early, at a target loss or diverging, take less.
     """
     different = {case.key: case.config for case in cases}
     paces: dict[bytes, _Pace] = {}
     seconds = num_bytes = 0.0
     for config in different.values():
-        kind = msgspec.json.encode((config.problem, type(config.method).__name__, config.dtype, config.batch_size))
+        kind = _kind(config)
         if kind not in paces:
             paces[kind] = _probe(config)
-        pace = paces[kind]
-        measurements = 0 if config.measure.every == 0 else 2 + config.num_steps // config.measure.every
-        seconds += config.num_steps * pace.step + measurements * pace.measurement
+        pace, measurements = paces[kind], _num_measurements(config)
+        filling = config.freeze.after if config.freeze is not None and config.freeze.restart else 0
+        seconds += (filling + config.num_steps) * pace.step + measurements * pace.measurement
         num_bytes += config.num_steps * pace.step_bytes + measurements * pace.measurement_bytes + pace.other_bytes
     return Forecast(len(different), seconds, int(num_bytes))
+
+
+def _kind(config: RunConfig) -> bytes:
+    """Equal for runs whose steps and measurements cost the same."""
+    measure = config.measure
+    looks = (measure.sharpness, measure.num_eigenvalues, measure.num_examples)
+    return msgspec.json.encode((config.problem, type(config.method).__name__, config.dtype, config.batch_size, looks))
+
+
+def _num_measurements(config: RunConfig) -> int:
+    num_due = sum(config.measure.is_due(step, step == config.num_steps) for step in range(1, config.num_steps + 1))
+    return num_due + (config.measure.at_loss is not None)
 
 
 def _probe(config: RunConfig) -> _Pace:
@@ -79,8 +91,11 @@ def _probe(config: RunConfig) -> _Pace:
         if time.monotonic() - began > PROBE_SECONDS and progress.step >= 2:
             raise KeyboardInterrupt
 
-    measure: MeasureConfig = msgspec.structs.replace(config.measure, every=min(config.measure.every, PROBE_STEPS // 6))
-    short = msgspec.structs.replace(config, num_steps=min(config.num_steps, PROBE_STEPS), measure=measure)
+    is_measured = _num_measurements(config) > 0
+    every = min(config.measure.every or PROBE_STEPS, PROBE_STEPS // 6) if is_measured else 0
+    measure: MeasureConfig = msgspec.structs.replace(config.measure, every=every, window=None)
+    num_steps = min(config.num_steps, PROBE_STEPS)
+    short = msgspec.structs.replace(config, num_steps=num_steps, measure=measure, freeze=None)
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         torch.set_num_threads(1)
