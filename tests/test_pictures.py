@@ -234,3 +234,11 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"pip install tightrope\[print\]"):
         prints(whole())
+
+
+def test_values_close_to_each_other_get_a_linear_axis_and_others_a_logarithmic_one():
+    near, far, crossing = ([2.0, 3.0], [1.0, 100.0], [-1.0, 2.0, 3.0])
+    charts = [chart(Line(np.arange(len(y)), np.array(y)), is_y_log=True) for y in (near, far, crossing)]
+    assert [each.is_y_log for each in charts] == [False, True, True]
+    low, high = charts[0].y_range
+    assert 1.9 < low < 2 < 3 < high < 3.1

@@ -88,13 +88,21 @@ def settled_reach(columns: Sequence[np.ndarray]) -> Reach | None:
     return _whole_log(known[known <= (high if known.max() > FAR_ABOVE * high else np.inf)])
 
 
+CLOSE = 4.0
+"""Largest over smallest, below which a logarithmic axis has no two ticks worth having."""
+
+
 def whole_reach(columns: Sequence[np.ndarray], *, is_log: bool) -> Reach | None:
-    """Every finite value, every positive one on a logarithmic axis; None without a value."""
+    """Every finite value, every positive one on a logarithmic axis; None without a value.
+
+    Values that are all positive and close to each other get a linear axis, whose ticks tell them apart.
+    """
     known = _finite(columns)
+    is_close = len(known) > 0 and known.min() > 0 and known.max() < CLOSE * known.min()
     known = known[known > 0] if is_log else known
     if not len(known):
         return None
-    if is_log:
+    if is_log and not is_close:
         return _whole_log(known)
     low, high = float(known.min()), float(known.max())
     room = 0.06 * (high - low) or max(0.1 * abs(high), sys.float_info.min)
