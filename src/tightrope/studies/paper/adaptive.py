@@ -158,7 +158,7 @@ FIG5 = Study(
     version=2,
     grids=(
         ("small", _eight_small),
-        ("cpu", lambda: _eight_on_cifar(2000, 800)),
+        ("cpu", lambda: _eight_on_cifar(2000, 900)),
         ("paper", lambda: _eight_on_cifar(None, 2000)),
     ),
     panels=TWO_PANELS,
