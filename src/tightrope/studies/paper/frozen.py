@@ -32,7 +32,7 @@ def _frozen_small() -> list[Case]:
 
 def _frozen(num_examples: int | None, num_steps: int) -> list[Case]:
     return [
-        Case(f"lr {lr:g}", cifar_run(adam(lr), num_steps, num_examples, 100, **_anew(1100, 2e-5)), "frozen Adam")
+        Case(f"lr {lr:g}", cifar_run(adam(lr), num_steps, num_examples, 50, **_anew(1100, 2e-5)), "frozen Adam")
         for lr in RATES_ON_CIFAR
     ]
 
@@ -61,11 +61,11 @@ FROZEN_LABEL, FREE_LABEL = "P frozen", "Adam"
 
 
 def _tiny_small(lr: float, **settings: Any) -> RunConfig:
-    return digits_run(adam(lr), 3000, 60, problem={"model": "cnn"}, **settings)
+    return digits_run(adam(lr), 3000, 40, problem={"model": "cnn"}, **settings)
 
 
 def _tiny_cpu(lr: float, **settings: Any) -> RunConfig:
-    return cifar_run(adam(lr), 600, 200, problem={"model": "cnn"}, **settings)
+    return cifar_run(adam(lr), 600, 200, 40, problem={"model": "cnn"}, **settings)
 
 
 def _tiny_paper(lr: float, **settings: Any) -> RunConfig:

@@ -16,11 +16,11 @@ RATES = (1e-4, 4e-4, 1.6e-3)
 
 
 def _small(lr: float, batch_size: int, seed: int) -> RunConfig:
-    return digits_run(adam(lr), 2000, every=200, num_examples=1000, batch_size=batch_size, seed=seed)
+    return digits_run(adam(lr), 2000, every=100, num_examples=1000, batch_size=batch_size, seed=seed)
 
 
 def _cpu(lr: float, batch_size: int, seed: int) -> RunConfig:
-    return cifar_run(adam(lr), 2000, 2000, every=200, batch_size=batch_size, seed=seed)
+    return cifar_run(adam(lr), 2000, 2000, every=100, batch_size=batch_size, seed=seed)
 
 
 def _paper(lr: float, batch_size: int, seed: int) -> RunConfig:

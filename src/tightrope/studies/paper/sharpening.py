@@ -31,7 +31,7 @@ def _four_small() -> list[Case]:
 
 def _four(num_examples: int | None, num_steps: int) -> list[Case]:
     return [
-        Case(f"lr {lr:g}", cifar_run(adam(lr, beta2=BETA2), num_steps, num_examples, 100, measure=RAW), "Adam")
+        Case(f"lr {lr:g}", cifar_run(adam(lr, beta2=BETA2), num_steps, num_examples, 50, measure=RAW), "Adam")
         for lr in RATES_ON_CIFAR
     ]
 
