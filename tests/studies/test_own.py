@@ -178,3 +178,10 @@ def test_an_optimizer_from_a_package_sits_at_its_edge(aeos):
     code, out, _ = aeos("pytorch_optimizer:AdaBelief", "-j", "2")
     assert code == 0
     assert "AdaBelief: threshold 38 / lr" in out
+
+
+@pytest.mark.parametrize(("num_rates", "at_least"), [(1, 1), (3, 3), (4, 4), (5, 4), (8, 7), (10, 8)])
+def test_four_of_five_rates_or_more_must_be_at_the_edge(num_rates, at_least):
+    method = ForeignRecipe(lr=1e-3, path="torch.optim:Adam")
+    [check] = own_study(method, [10.0**-place for place in range(num_rates)]).checks
+    assert check.at_least == at_least

@@ -120,9 +120,41 @@ def test_an_order_that_is_not_there_or_not_sure_does_not_pass(ratios, residual, 
     ("ratio", "residual", "result"), [(1.2, 0.01, "PASS"), (1.4, 0.01, "MISS"), (1.29, 0.05, "UNDECIDED")]
 )
 def test_the_highest_ratio_after_the_first_steps_decides(ratio, residual, result):
-    early = trained(10, 0.1, 5.0)
-    early.record.measurements["step"][:] = np.arange(10) + 1
-    [found] = NeverFarBeyond("claim", after=50, below=1.3).judge(
-        [trained(50, 0.1, ratio, residual), trained(10, 0.1, 0.5), early]
-    )
+    early = trained(11, 0.1, 5.0)
+    early.record.measurements["step"][:] = [*range(1, 10), 60]
+    early.record.measurements["ratio"][-1] = 0.2
+    runs = [trained(50, 0.1, ratio, residual), trained(10, 0.1, 0.5), early]
+    [found] = NeverFarBeyond("claim", after=50, below=1.3).judge(runs)
     assert (found.number.split(" ")[0], found.result) == (f"{ratio:.3f}", result)
+    assert found.why.endswith("21 measurements, the first at step 60")
+
+
+def test_a_run_that_was_not_measured_late_decides_nothing_about_the_highest_ratio():
+    early = trained(10, 0.1, 0.2)
+    early.record.measurements["step"][:] = range(1, 11)
+    [found] = NeverFarBeyond("claim", after=50, below=1.3).judge([trained(50, 0.1, 0.5), early])
+    assert (found.result, found.why) == ("UNDECIDED", "10 0.1: no ratio was measured after step 50")
+
+
+def test_a_run_without_any_ratio_in_the_middle_of_training_leaves_the_order_open():
+    blind = trained(50, 0.1, 0.5)
+    blind.record.measurements["ratio"][:] = np.nan
+    [found] = BY_SIZE.judge([trained(10, 0.1, 0.2), blind])
+    assert (found.result, found.number) == ("UNDECIDED", "")
+
+
+@pytest.mark.parametrize("outcome", ["completed", "diverged"])
+@pytest.mark.parametrize("quantity", ["sharpness", "test error"])
+def test_a_run_that_diverged_or_never_met_its_loss_is_named(outcome, quantity):
+    lost = made_up("lost", "Adam", config={"method": {"lr": 0.5}}, outcome=outcome)
+    check = FallsWith("claim", quantity, "lr", -0.8, "Adam")
+    [found] = check.judge([*(solved(10.0**-place, place) for place in range(4)), lost])
+    assert (found.result, found.why) == ("UNDECIDED", "lost did not reach the loss it is compared at")
+
+
+def test_runs_that_never_met_the_loss_are_left_out_of_a_curve_and_named():
+    lost = solved(9.0, 1.0, steps=50, series="Adam", outcome="completed")
+    runs = [*curve("Adam", [(10, 40), (1000, 400)]), lost, *curve("momentum", [(10, 20), (1000, 200)])]
+    [found] = EQUAL.judge(runs)
+    assert found.result == "PASS"
+    assert found.why.endswith("without lr 9, which did not reach the loss")

@@ -139,6 +139,10 @@ def test_the_first_step_below_a_loss_is_measured_once_also_after_a_kill(tmp_path
     config = frozen(None, measure=MeasureConfig(every=0, at_loss=float(losses[14])))
     record = tr.run(config, out=tmp_path / "alone")
     assert list(record.measurements["step"]) == [expected]
+    every = msgspec.structs.replace(config.measure, every=expected)
+    also = tr.run(msgspec.structs.replace(config, measure=every), out=tmp_path / "also")
+    assert list(also.measurements["step"])[:2] == [1, expected]
+    assert expected + 1 not in also.measurements["step"]
     with pytest.raises(Killed):
         tr.run(config, out=tmp_path / "run", observe=killed_at(expected + 2))
     resume(tmp_path / "run")

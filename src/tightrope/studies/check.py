@@ -144,9 +144,8 @@ class AboveMoreOften(Check):
         ours, theirs = (_share_above(outcomes, name) for name in (self.series, self.than))
         number = f"{_interval(ours)} against {_interval(theirs)}"
         band = f"{self.series} > {self.than}"
-        waiting = [each for each in outcomes if each.series in (self.series, self.than) and each.record is None]
-        if waiting:
-            return [Finding(self.claim, "", band, "UNDECIDED", f"{waiting[0].label}: {waiting[0].reason}")]
+        if missing := waiting(self.claim, band, [o for o in outcomes if o.series in (self.series, self.than)]):
+            return missing
         if math.isnan(ours[0]) or math.isnan(theirs[0]):
             return [Finding(self.claim, number, band, "UNDECIDED", "a series has no run with a plateau")]
         result: Result = "PASS" if ours[0] > theirs[1] else "MISS" if ours[1] <= theirs[0] else "UNDECIDED"
@@ -178,6 +177,24 @@ def decide(value: float, residual: float, band: Band) -> Result:
     if band[0] <= low and high <= band[1]:
         return "PASS"
     return "MISS" if high < band[0] or low > band[1] else "UNDECIDED"
+
+
+def below(value: float, residual: float, bound: float) -> Result:
+    """PASS where a value is below a bound at both ends of its residual, MISS where it is at neither."""
+    if value + residual < bound:
+        return "PASS"
+    return "MISS" if value - residual >= bound else "UNDECIDED"
+
+
+def agreed(holds: Sequence[bool]) -> Result:
+    """PASS where a claim holds at every end of the residuals, MISS where at none."""
+    return "PASS" if all(holds) else "UNDECIDED" if any(holds) else "MISS"
+
+
+def waiting(claim: str, band: str, outcomes: Sequence[Outcome]) -> list[Finding]:
+    """One open finding where a run is not there yet, naming the first; none where all are there."""
+    missing = [each for each in outcomes if each.record is None][:1]
+    return [Finding(claim, "", band, "UNDECIDED", f"{each.label}: {each.reason}") for each in missing]
 
 
 def verdict_of(findings: Sequence[Finding]) -> Result:

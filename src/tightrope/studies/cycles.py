@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from tightrope.store import RunRecord
 
-from .check import Check, Finding, Outcome, Result
+from .check import Check, Finding, Outcome, Result, agreed
 
 Array = np.ndarray
 SPIKE = 2.0
@@ -101,8 +101,7 @@ class OrderOfEvents(Check):
         found = [_lags(stretch, ratio, most) for ratio in ends]
         sure = [all(c >= LEAST_CORRELATION for _, c in lags) for lags in found]
         right = [lags[0][0] > 0 and lags[1][0] > 0 and lags[2][0] >= 0 for lags in found]
-        holds = [a and b for a, b in zip(sure, right, strict=True)]
-        result: Result = "PASS" if all(holds) else "UNDECIDED" if any(holds) else "MISS"
+        result = agreed([a and b for a, b in zip(sure, right, strict=True)])
         number = ", ".join(f"{k:+d}" for k, _ in found[0])
         why = f"{len(crossings)} crossings; correlations {', '.join(f'{c:.2f}' for _, c in found[0])}"
         return [Finding(claim, number, band, result, why)]
@@ -112,8 +111,8 @@ class OrderOfEvents(Check):
 class SharpnessOverACycle(Check):
     """From a crossing to the lowest ratio of its cycle raw sharpness falls, or it does not.
 
-    The number is the median over the cycles of the relative change; the fall of a run that resolves its instability by
-    adapting P is none.
+    The number is the median over the cycles of the relative change; the last cycle may be cut off by the window's end.
+    A run that resolves its instability by adapting P has no such fall.
 
     Attributes:
         claim: In words.
@@ -139,8 +138,7 @@ class SharpnessOverACycle(Check):
         change, low, high = (
             float(np.median((S + sign * error)[lowest] / (S - sign * error)[starts] - 1)) for sign in (0, -1, 1)
         )
-        holds = [(end < 0) is self.falls for end in (low, high)]
-        result: Result = "PASS" if all(holds) else "UNDECIDED" if any(holds) else "MISS"
+        result = agreed([(end < 0) is self.falls for end in (low, high)])
         number = f"{change:+.2%} +- {max(high - change, change - low):.1%}"
         return [Finding(claim, number, band, result, f"median of {len(starts)} cycles")]
 
@@ -148,6 +146,8 @@ class SharpnessOverACycle(Check):
 @dataclass(frozen=True)
 class SpikesInTheTop(Check):
     """What the squared norm of P^-1/2 g exceeds its running median by at its spikes lies in the top eigenvectors.
+
+    The share has no residual: how far each eigenvector is from its own is not known, only how far each eigenvalue is.
 
     Attributes:
         claim: In words.
@@ -192,7 +192,8 @@ def _stretch(label: str, outcomes: Sequence[Outcome]) -> Stretch | str:
     if outcome.record is None:
         return outcome.reason
     stretch = Stretch.of(outcome.record)
-    if len(stretch.step) < MEDIAN_WINDOW or not np.isfinite(stretch.ratio).all():
+    first, last = outcome.record.config["measure"]["window"]
+    if len(stretch.step) < max(MEDIAN_WINDOW, last - first + 1) or not np.isfinite(stretch.ratio).all():
         return "the window was not measured to its end"
     return stretch
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tightrope.store import RunRecord
 
-from .check import Band, Check, Finding, Outcome, Result, band_words, decide, plateau_finding
+from .check import Band, Check, Finding, Outcome, band_words, below, decide, plateau_finding
 
 NUM_FOR_GROWTH = 8
 """Measurements of a plateau below which its first and last quarter say too little."""
@@ -82,7 +82,8 @@ class StaysShort(Check):
 class RisesWhenFrozen(Check):
     """Before P is frozen the ratio stays below a bound; afterwards its median over the plateau lies in a band.
 
-    The run's configuration says when P is frozen; the plateau is judged on what was measured from then on.
+    The run's configuration says when P is frozen; the plateau is judged on what was measured from then on. That a run
+    whose P is never frozen stays short all along is for `StaysShort` to say.
 
     Attributes:
         claim: In words.
@@ -115,14 +116,14 @@ class RisesWhenFrozen(Check):
         return found
 
 
-def highest_finding(claim: str, record: RunRecord, below: float, last: float = math.inf) -> Finding:
+def highest_finding(claim: str, record: RunRecord, bound: float, last: float = math.inf) -> Finding:
     """Whether the ratio of a run stays below a bound, past the first steps and up to a last one."""
     m = record.measurements
     inside = (m["step"] > NUM_EARLY) & (m["step"] <= last) & np.isfinite(m["ratio"])
     if not inside.any():
-        return Finding(claim, "", f"< {below:g}", "UNDECIDED", "no ratio was measured there")
+        return Finding(claim, "", f"< {bound:g}", "UNDECIDED", "no ratio was measured there")
     ratio, residual, step = m["ratio"][inside], m["residual"][inside], m["step"][inside]
-    high, low = (ratio + residual).max(), (ratio - residual).max()
-    result: Result = "PASS" if high < below else "MISS" if low >= below else "UNDECIDED"
+    high, low = float((ratio + residual).max()), float((ratio - residual).max())
+    result = below((high + low) / 2, (high - low) / 2, bound)
     why = f"highest of {inside.sum()}, at step {step[int(np.argmax(ratio))]:.0f} of {step[-1]:.0f}"
-    return Finding(claim, f"{ratio.max():.3f} at most", f"< {below:g}", result, why)
+    return Finding(claim, f"{ratio.max():.3f} at most", f"< {bound:g}", result, why)

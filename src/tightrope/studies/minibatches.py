@@ -12,7 +12,7 @@ import numpy as np
 
 from tightrope.store import RunRecord
 
-from .check import Check, Finding, Outcome, Result
+from .check import Check, Finding, Outcome, Result, below, waiting
 from .grouping import setting
 
 Quantity = Literal["ratio", "preconditioned_sharpness"]
@@ -39,10 +39,9 @@ class MidTraining(Check):
     rises: bool
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
-        waiting = [each for each in outcomes if each.record is None]
         band = "rising" if self.rises else "falling"
-        if waiting:
-            return [Finding(self.claim, "", band, "UNDECIDED", f"{waiting[0].label}: {waiting[0].reason}")]
+        if missing := waiting(self.claim, band, outcomes):
+            return missing
         records = sorted((each.record for each in outcomes if each.record is not None), key=self._held)
         return [self._one(value, list(group), band) for value, group in groupby(records, self._held)]
 
@@ -84,16 +83,22 @@ class NeverFarBeyond(Check):
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         band = f"< {self.below:g}"
-        waiting = [each for each in outcomes if each.record is None]
-        if waiting:
-            return [Finding(self.claim, "", band, "UNDECIDED", f"{waiting[0].label}: {waiting[0].reason}")]
-        found = [(*_highest(each.record, self.after), each.label) for each in outcomes if each.record is not None]
-        ratio, residual, label = max(found)
-        low, high = ratio - residual, ratio + residual
-        result: Result = "PASS" if high < self.below else "MISS" if low >= self.below else "UNDECIDED"
-        beyond = sum(each[0] >= self.below for each in found)
-        why = f"of {label}; {beyond} of {len(found)} runs go beyond, after step {self.after}"
-        return [Finding(self.claim, f"{ratio:.3f} +- {residual:.1g}", band, result, why)]
+        if missing := waiting(self.claim, band, outcomes):
+            return missing
+        late = {each.label: _late(each.record, self.after) for each in outcomes if each.record is not None}
+        blind = [label for label, (ratio, _, _) in late.items() if not len(ratio)]
+        if blind:
+            why = f"{blind[0]}: no ratio was measured after step {self.after}"
+            return [Finding(self.claim, "", band, "UNDECIDED", why)]
+        highest = {label: int(np.argmax(ratio)) for label, (ratio, _, _) in late.items()}
+        label = max(late, key=lambda name: late[name][0][highest[name]])
+        ratio, residual, step = (float(column[highest[label]]) for column in late[label])
+        num = sum(len(column) for column, _, _ in late.values())
+        diverged = sum(each.record is not None and each.record.outcome == "diverged" for each in outcomes)
+        first = min(float(steps[0]) for _, _, steps in late.values())
+        why = f"of {label}, at step {step:.0f}; {num} measurements, the first at step {first:.0f}"
+        why += f"; {diverged} runs diverged" if diverged else ""
+        return [Finding(self.claim, f"{ratio:.3f} +- {residual:.1g}", band, below(ratio, residual, self.below), why)]
 
 
 def _middle(record: RunRecord, quantity: Quantity) -> tuple[np.ndarray, np.ndarray]:
@@ -105,8 +110,8 @@ def _middle(record: RunRecord, quantity: Quantity) -> tuple[np.ndarray, np.ndarr
     return unit * m["ratio"][inside], unit * m["residual"][inside]
 
 
-def _highest(record: RunRecord, after: int) -> tuple[float, float]:
+def _late(record: RunRecord, after: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ratios, residuals and steps past a step."""
     m = record.measurements
-    late = (m["step"] > after) & np.isfinite(m["ratio"])
-    place = int(np.argmax(np.where(late, m["ratio"], -math.inf)))
-    return float(m["ratio"][place]), float(m["residual"][place])
+    is_late = (m["step"] > after) & np.isfinite(m["ratio"])
+    return m["ratio"][is_late], m["residual"][is_late], m["step"][is_late]

@@ -11,7 +11,7 @@ import numpy as np
 
 from tightrope.store import RunRecord
 
-from .check import Check, Finding, Outcome, Result
+from .check import Check, Finding, Outcome, agreed, waiting
 from .grouping import setting
 
 Array = np.ndarray
@@ -52,20 +52,20 @@ class FallsWith(Check):
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         claim, band = f"{self.series}: {self.claim}", f"<= {self.at_most:g}"
         mine = [each for each in outcomes if each.series == self.series]
+        if missing := waiting(claim, band, mine):
+            return missing
         records = [each.record for each in mine if each.record is not None]
-        if len(records) < len(mine):
-            waiting = next(each for each in mine if each.record is None)
-            return [Finding(claim, "", band, "UNDECIDED", f"{waiting.label}: {waiting.reason}")]
-        astray = [each.label for each in mine if each.record is not None and each.record.outcome != "target_loss"]
+        for outcome, record in zip(mine, records, strict=True):
+            if record.outcome != "target_loss":
+                why = f"{outcome.label} did not reach the loss it is compared at"
+                return [Finding(claim, "", band, "UNDECIDED", why)]
         x, y, residual = _means(records, self.by, self.quantity)
-        numbers = " ".join(f"{value:.3g}" for value in y)
-        if astray:
-            return [Finding(claim, "", band, "UNDECIDED", f"{astray[0]} did not reach the loss it is compared at")]
         if len(x) < NUM_FOR_A_RANK:
             return [Finding(claim, "", band, "UNDECIDED", f"{len(x)} settings")]
+        numbers = " ".join(f"{value:.3g}" for value in y)
         rho = rank_correlation(x, y)
         ends = [rank_correlation(x, y + np.array(signs) * residual) for signs in product((-1, 1), repeat=len(x))]
-        result: Result = "PASS" if max(ends) <= self.at_most else "UNDECIDED" if min(ends) <= self.at_most else "MISS"
+        result = agreed([end <= self.at_most for end in ends])
         return [Finding(claim, f"{rho:.2f}", band, result, f"{self.quantity} {numbers} as {self.by} grows")]
 
 
@@ -87,21 +87,24 @@ class SharperAtEqualSteps(Check):
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         band = f"{self.series} / {self.than} > 1"
-        for outcome in outcomes:
-            if outcome.series in (self.series, self.than) and outcome.record is None:
-                return [Finding(self.claim, "", band, "UNDECIDED", f"{outcome.label}: {outcome.reason}")]
+        both = [each for each in outcomes if each.series in (self.series, self.than)]
+        if missing := waiting(self.claim, band, both):
+            return missing
+        lost = [each.label for each in both if each.record is not None and each.record.outcome != "target_loss"]
         ours, theirs = (_curve(outcomes, name) for name in (self.series, self.than))
         if min(len(ours[0]), len(theirs[0])) < 2:
             return [Finding(self.claim, "", band, "UNDECIDED", "fewer than two runs of a series reached the loss")]
         first, last = max(ours[0][0], theirs[0][0]), min(ours[0][-1], theirs[0][-1])
         if first >= last:
             return [Finding(self.claim, "", band, "UNDECIDED", "the two cover no steps in common")]
-        steps = np.linspace(first, last, 101)
+        # Both curves are straight between their points, so the smallest difference lies at one.
+        steps = np.unique(np.clip([*ours[0], *theirs[0]], first, last))
         ratio, low, high = (
             float(np.exp((_at(steps, ours, sign) - _at(steps, theirs, -sign)).min())) for sign in (0, -1, 1)
         )
-        result: Result = "PASS" if low > 1 else "UNDECIDED" if high > 1 else "MISS"
+        result = agreed([low > 1, high > 1])
         why = f"smallest ratio over {np.exp(first):.0f} to {np.exp(last):.0f} steps, the range that both cover"
+        why += f"; without {', '.join(lost)}, which did not reach the loss" if lost else ""
         return [Finding(self.claim, f"{ratio:.2f} +- {max(high - ratio, ratio - low):.1g}", band, result, why)]
 
 
@@ -145,5 +148,5 @@ def _curve(outcomes: Sequence[Outcome], series: str) -> Curve:
 
 def _at(steps: Array, curve: Curve, sign: int) -> Array:
     x, value, residual = curve
-    interpolated: Array = np.interp(steps, x, np.log(value + sign * residual))
+    interpolated: Array = np.interp(steps, x, np.log(np.maximum(value + sign * residual, np.finfo(float).tiny)))
     return interpolated

@@ -157,6 +157,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         check_number("checkpoint_seconds:", self.checkpoint_seconds, lambda seconds: seconds >= 0, "be at least 0")
         self._check_restarts()
         self._check_freeze()
+        first, last = self.measure.window or (1, 1)
+        if first > last:
+            raise ConfigError(f"measure.window: its first step must not be after its last; got {[first, last]}.")
         self.method.check()
 
     def _check_restarts(self) -> None:
@@ -174,9 +177,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def _check_freeze(self) -> None:
         freeze = self.freeze
-        window = self.measure.window
-        if window is not None and window[0] > window[1]:
-            raise ConfigError(f"measure.window: its first step must not be after its last; got {list(window)}.")
         if freeze is None:
             return
         if isinstance(self.method, ForeignRecipe) or not self.method.is_adaptive or self.sam is not None:
@@ -207,6 +207,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         where = "" if self.freeze.lr_before is None else f" of a run at rate {self.freeze.lr_before:g}"
         return f" with P frozen after step {self.freeze.after}{where}"
 
+    @property
     def is_adaptive(self) -> bool:
         """Whether P follows the gradients from the first step on, and means nothing in the first ones."""
         return self.method.is_adaptive and not (self.freeze is not None and self.freeze.restart)

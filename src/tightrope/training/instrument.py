@@ -27,7 +27,7 @@ class Instrument:
     def __init__(self, config: RunConfig, problem: Problem, writer: RunWriter) -> None:
         self.config, self.writer = config.measure, writer
         self.method = config.label
-        self.is_adaptive = config.is_adaptive()
+        self.is_adaptive = config.is_adaptive
         self.batch = problem.first(config.measure.num_examples)
         self.seconds = 0.0
         self.steps: list[int] = []

@@ -121,7 +121,7 @@ class Session:
             return None
         is_on_target = config.stop.loss is not None and loss <= config.stop.loss
         is_last = step == config.num_steps or is_on_target
-        is_due = self.instrument.is_due(step, is_last) or self._is_first_below(loss)
+        is_due = self._is_first_below(loss) or self.instrument.is_due(step, is_last)
         w = self.problem.w.detach().clone() if is_due else None
         self._freeze_when_due()
         self.optimizer.step()
