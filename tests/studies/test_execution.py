@@ -84,6 +84,18 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on_once(folder, tmp_path
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
 
 
+def test_a_run_whose_configuration_was_edited_is_a_failure_and_stays_as_it_is(folder):
+    execute([OTHER], folder)
+    config = folder.run_path(OTHER.key) / "config.toml"
+    config.write_text(config.read_text().replace("num_steps = 30", "num_steps = 31"))
+    done = execute([OTHER], folder)
+    assert (done.num_found, list(done.failures)) == (0, ["another"])
+    assert "was changed; put it back, or delete" in done.failures["another"]
+    config.write_text(config.read_text().replace("num_steps = 31", "num_steps = 30"))
+    again = execute([OTHER], folder)
+    assert (again.num_found, again.failures) == (1, {})
+
+
 def test_a_run_whose_workers_keep_dying_counts_as_failed_with_the_signal(folder, monkeypatch):
     monkeypatch.setattr("tightrope.studies.grid.MOST_DEATHS", 1)
     done = execute([CASE], folder, observe=lambda progress: kill_workers())

@@ -1,10 +1,12 @@
 """`tightrope study figure` as a user types it, and the exact figures against closed forms."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tightrope.cli.figures import default_folder
 from tightrope.studies import STUDIES, picture
 
 from .test_study_command import study  # noqa: F401
@@ -128,3 +130,8 @@ def test_the_two_runs_of_proposition_1_go_far_and_stay_together():
     [(gone, apart)] = lines("p1")
     assert gone.y[-1] > 1
     assert apart.y.max() < 1e-12
+
+
+def test_figures_of_different_scales_do_not_take_each_others_place():
+    assert default_folder(Path("studies"), "small") == Path("studies/figures")
+    assert default_folder(Path("studies"), "cpu") == Path("studies/figures/cpu")

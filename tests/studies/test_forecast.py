@@ -1,5 +1,7 @@
 """What a run will cost is told from what it will do: its measurements are counted as the loop makes them."""
 
+import importlib
+
 import msgspec
 import pytest
 
@@ -37,3 +39,20 @@ def test_a_run_whose_p_is_frozen_late_is_probed_without_that_and_counts_the_step
     assert frozen.seconds > 20 * plain.seconds
     assert halfway.seconds < 10 * plain.seconds
     assert frozen.num_bytes < 2 * plain.num_bytes
+
+
+def test_an_interrupt_from_the_terminal_ends_a_forecast(monkeypatch):
+    def interrupted(config, *, out, observe):
+        def press(progress):
+            observe(progress)
+            if progress.step == 3:
+                raise KeyboardInterrupt
+
+        return run(config, out=out, observe=press)
+
+    module = importlib.import_module("tightrope.studies.forecast")
+    monkeypatch.setattr(module, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        forecast([Case("run", CONFIG)])
+    monkeypatch.setattr(module, "PROBE_SECONDS", 0.0)  # the clock's own end comes first, at step 2
+    assert forecast([Case("run", CONFIG)]).num_runs == 1

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tightrope.errors import ConfigError, StoreError
-from tightrope.optim import RECIPES
+from tightrope.optim import RECIPES, ForeignRecipe
 from tightrope.problems import Quadratic
 from tightrope.store import MEASUREMENT, STEP
 from tightrope.studies import STUDIES, Case, OverSteps, StudyFolder, run_key, studies
@@ -27,6 +27,16 @@ def test_a_study_has_runs_at_its_own_scales_alone():
     study = replace(STUDIES["fig5"], grids=STUDIES["fig5"].grids[:1])
     with pytest.raises(ConfigError, match=r"fig5 has no runs at scale paper; it has small\."):
         study.cases("paper")
+
+
+def test_another_version_of_ones_own_optimizer_is_another_run(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\n\nclass Mine(torch.optim.SGD):\n    pass\n")
+    config = msgspec.structs.replace(BOWL, method=ForeignRecipe(lr=0.1, path=f"{file}:Mine"))
+    before = run_key(config)
+    assert before == run_key(config)
+    file.write_text(file.read_text() + "\nFASTER = True\n")
+    assert run_key(config) != before
 
 
 def test_a_seed_that_is_set_is_the_first_of_those_a_study_varies():

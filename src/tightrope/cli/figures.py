@@ -32,7 +32,8 @@ def draw_studies(names: Sequence[str], scale: str, settings: Sequence[str], out:
         judgement = judge(study, scale, folder, settings)
         if judgement.num_runs and not judgement.costs:
             runs = f"none of its {judgement.num_runs} runs is there"
-            say(f"{study.name}: {runs}; `tightrope study run {study.name}` makes them.")
+            at = "" if scale == "small" else f" --scale {scale}"
+            say(f"{study.name}: {runs}; `tightrope study run {study.name}{at}` makes them.")
             is_whole = False
             continue
         drawn = picture(study, judgement.outcomes)
@@ -45,6 +46,11 @@ def draw_studies(names: Sequence[str], scale: str, settings: Sequence[str], out:
     if lacking:
         say(lacking)
     return is_whole
+
+
+def default_folder(out: Path, scale: str) -> Path:
+    """Where the figures of a scale go: those of one never take the place of another's."""
+    return out / "figures" if scale == "small" else out / "figures" / scale
 
 
 def _page(drawn: Picture, judgement: Judgement, into: Path) -> Path:

@@ -92,11 +92,11 @@ def study_figure(
         scale: As for run.
         settings: As for run.
         out: Folder of the runs.
-        into: Folder for the figures; figures/ in that of the runs where it is left out.
+        into: Folder for the figures; figures/ in that of the runs where it is left out, figures/SCALE beyond small.
     """
-    from .figures import draw_studies
+    from .figures import default_folder, draw_studies
 
-    is_whole = draw_studies(names, scale, settings or [], out, into or out / "figures")
+    is_whole = draw_studies(names, scale, settings or [], out, into or default_folder(out, scale))
     return 0 if is_whole else UNMEASURED
 
 

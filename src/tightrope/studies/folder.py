@@ -34,12 +34,14 @@ class RunState:
         step: Steps taken.
         reason: Why it failed.
         record: What is stored of it.
+        is_changed: Whether its configuration was edited, so that it is another run than the one asked for.
     """
 
     state: State
     step: int = 0
     reason: str = ""
     record: RunRecord | None = None
+    is_changed: bool = False
 
 
 class StudyFolder:
@@ -97,7 +99,8 @@ class StudyFolder:
             return RunState("failed", reason=str(error))
         step = len(record.steps["step"])
         if not _holds(record.config, case.config):
-            return RunState("failed", step, f"{path / CONFIG} was changed; put it back, or delete {path}.", record)
+            reason = f"{path / CONFIG} was changed; put it back, or delete {path}."
+            return RunState("failed", step, reason, record, is_changed=True)
         if record.outcome in ENDED:
             return RunState("done", step, record=record)
         return RunState("failed" if reason else "begun", step, reason, record)

@@ -85,10 +85,13 @@ def _probe(config: RunConfig) -> _Pace:
     """The pace of a run's first steps, without the very first, which is dearer than any that follows."""
     began = time.monotonic()
     moments: list[tuple[float, bool]] = []
+    is_over = False
 
     def watch_the_clock(progress: Progress) -> None:
+        nonlocal is_over
         moments.append((time.process_time(), progress.measurement is not None))
-        if time.monotonic() - began > PROBE_SECONDS and progress.step >= 2:
+        is_over = time.monotonic() - began > PROBE_SECONDS and progress.step >= 2
+        if is_over:
             raise KeyboardInterrupt
 
     is_measured = _num_measurements(config) > 0
@@ -103,6 +106,8 @@ def _probe(config: RunConfig) -> _Pace:
             record = run(short, out=Path(folder) / "run", observe=watch_the_clock)
         finally:
             torch.set_num_threads(threads)
+        if record.outcome == "interrupted" and not is_over:  # by the person at the terminal
+            raise KeyboardInterrupt
         lines = (record.path / EVENTS).read_bytes().splitlines(keepends=True)
         kinds = [event["type"] for event in read_events(record.path)]
         total = sum(file.stat().st_size for file in record.path.rglob("*") if file.is_file())

@@ -106,9 +106,10 @@ def check_scale(scale: str) -> None:
 def run_key(config: RunConfig) -> str:
     """Sixteen hexadecimal digits of a configuration, as it is stored: 1 and 1.0 are the same learning rate.
 
-    Settings at their defaults do not enter, so that a setting that is new leaves old runs their keys.
+    Settings at their defaults do not enter, so that a setting that is new leaves old runs their keys. The code of a
+    method that is not ours does: another version of it is another run.
     """
-    text = json.dumps(_essence(from_mapping(stored(config))), sort_keys=True)
+    text = json.dumps(_essence(from_mapping(stored(config))), sort_keys=True) + config.method.code
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
