@@ -76,6 +76,17 @@ def test_list_names_every_study_with_its_figure(study):
     assert "Figure 1(b)" in out
 
 
+def test_the_studies_of_one_scale_are_listed_alone(study):
+    code, out, _ = study("list", "--scale", "cpu")
+    assert code == 0
+    assert out.splitlines()[1].endswith("5     cpu")
+    assert "small" not in out
+    assert "exact" in out
+    code, out, err = study("list", "--scale", "cp")
+    assert (code, out) == (2, "")
+    assert "Did you mean 'cpu'?" in err
+
+
 def test_an_exact_study_needs_no_run_and_passes(study, tmp_path):
     code, out, _ = study("run", "fig14")
     assert (code, "Nothing to train" in out) == (0, True)

@@ -15,11 +15,15 @@ STUDY_FOLDER = Path("studies")
 
 
 @study.command(name="list")
-def study_list() -> None:
-    """List the studies: figure, what it shows, how many runs at which scales."""
+def study_list(*, scale: str | None = None) -> None:
+    """List the studies: figure, what it shows, how many runs at which scales.
+
+    Args:
+        scale: Only those with runs at it.
+    """
     from .studying import list_studies
 
-    list_studies()
+    list_studies(scale)
 
 
 @study.command(name="run")

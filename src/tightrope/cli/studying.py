@@ -40,12 +40,21 @@ FOUND = {"study": "study", "claim": "claim", "number": "number", "band": "must b
 STATES = {"study": "study", "run": "run", "state": "state", "steps": "steps", "key": "directory", "why": "why"}
 
 
-def list_studies() -> None:
-    """Every study on a line."""
+def list_studies(scale: str | None) -> None:
+    """Every study on a line, at all of its scales or at one.
+
+    Raises:
+        ConfigError: there is no such scale.
+    """
+    if scale is not None:
+        check_scale(scale)
     rows = []
     for study in STUDIES.values():
-        num_runs = [str(len({case.key for case in study.cases(scale)})) for scale in study.scales if study.grids]
-        scales = ", ".join(study.scales) if study.grids else "exact"
+        shown = [each for each in study.scales if scale in (None, each)]
+        if not shown:
+            continue
+        num_runs = [str(len({case.key for case in study.cases(each)})) for each in shown if study.grids]
+        scales = ", ".join(shown) if study.grids else "exact"
         row = {"name": study.name, "figure": study.figure, "title": study.title}
         rows.append({**row, "runs": ", ".join(num_runs) or "none", "scales": scales})
     print_table(LISTED, rows)

@@ -6,7 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -59,6 +59,18 @@ class Problem:
     loss_fn: Callable[[Any, Any], Tensor]
     test_batch: Batch | None = None
     mistakes_fn: Callable[[Any, Any], Tensor] = misclassified
+
+    def on(self, device: torch.device) -> Problem:
+        """The same problem with model and data on a device; as it is where they are there already.
+
+        The model itself is moved, so that the problem it was made for is of no use afterwards.
+        """
+        if self.w.device == device:
+            return self
+        model = self.model.to(device)
+        moved = tuple(tensor.to(device) for tensor in self.batch)
+        test = None if self.test_batch is None else tuple(tensor.to(device) for tensor in self.test_batch)
+        return replace(self, model=model, w=share_storage(model), batch=moved, test_batch=test)
 
     @property
     def num_examples(self) -> int:

@@ -117,6 +117,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         batch_size: Examples a step; None for all of them (full batch).
         seed: Of the weights and of the order of minibatches.
         dtype: "float32" or "float64".
+        device: Where the model and all of its data lie: "cpu", "cuda", "cuda:1".
         measure: When and how closely to measure.
         stop: When to end early.
         checkpoint_seconds: At most so long is lost when the run is killed; 0 for a checkpoint after every step.
@@ -135,6 +136,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     batch_size: Count | None = None
     seed: Seed = 0
     dtype: str = "float32"
+    device: str = "cpu"
     measure: MeasureConfig = MeasureConfig()
     stop: StopConfig = StopConfig()
     checkpoint_seconds: float = 30.0

@@ -88,8 +88,9 @@ def resume(path: str | Path, *, observe: Observer | None = None, is_strict: bool
 
 
 def _build(config: RunConfig) -> Problem:
+    device = _device(config.device)
     try:
-        problem = config.problem.build(config.seed, DTYPES[config.dtype])
+        problem = config.problem.build(config.seed, DTYPES[config.dtype]).on(device)
     except (MemoryError, RuntimeError) as error:
         raise ConfigError(f"problem: must fit in memory; got {error or 'too large a one'}. Make it smaller.") from error
     if config.batch_size is not None and config.batch_size > problem.num_examples:
@@ -106,6 +107,16 @@ def _build(config: RunConfig) -> Problem:
     if isinstance(config.method, ForeignRecipe):
         rehearse(config.method, problem)
     return problem
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)  # whether it is there shows when something is put on it
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ConfigError(f"device: must be one that torch has here; got '{name}' ({why}). Use cpu.") from error
+    return device
 
 
 def _train(
