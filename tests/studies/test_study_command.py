@@ -79,8 +79,8 @@ def test_list_names_every_study_with_its_figure(study):
 def test_the_studies_of_one_scale_are_listed_alone(study):
     code, out, _ = study("list", "--scale", "cpu")
     assert code == 0
-    assert out.splitlines()[1].endswith("5     cpu")
-    assert "small" not in out
+    assert out.splitlines()[1].split()[-2:] == ["5", "cpu"]
+    assert "small," not in out
     assert "exact" in out
     code, out, err = study("list", "--scale", "cp")
     assert (code, out) == (2, "")
