@@ -24,6 +24,7 @@ from .minibatches import MidTraining, NeverFarBeyond
 from .panels import Computed, GradientSplit, OverSteps, Panel, TopEigenvalues
 from .solutions import FallsWith, SharperAtEqualSteps
 from .study import SCALES, Case, Study, check_scale, run_key
+from .warmup import LargerBatchNearer, PushedDown, SpikesLate
 
 __all__ = [
     "Study",
@@ -56,6 +57,9 @@ __all__ = [
     "SpikesInTheTop",
     "MidTraining",
     "NeverFarBeyond",
+    "PushedDown",
+    "LargerBatchNearer",
+    "SpikesLate",
     "FallsWith",
     "SharperAtEqualSteps",
     "Exact",

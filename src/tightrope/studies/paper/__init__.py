@@ -6,7 +6,8 @@ from .minibatch import FIG6
 from .momentum import FIG13
 from .parabola import EXACT
 from .sharpening import SHARPENING
+from .warmup import FIG7
 
-STUDIES = {study.name: study for study in (*ADAPTIVE, *FROZEN, *SHARPENING, FIG6, FIG13, *EXACT)}
+STUDIES = {study.name: study for study in (*ADAPTIVE, *FROZEN, *SHARPENING, FIG6, FIG7, FIG13, *EXACT)}
 
 __all__ = ["STUDIES"]
