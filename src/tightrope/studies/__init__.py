@@ -30,6 +30,7 @@ from .short_run import CANDIDATES, SEARCH_STEPS, find_rates, spaced
 from .solutions import FallsWith, SharperAtEqualSteps
 from .soundness import Soundness, examine
 from .study import SCALES, Case, Study, check_scale, run_key
+from .warmup import LargerBatchNearer, PushedDown, SpikesLate
 
 __all__ = [
     "Study",
@@ -65,6 +66,9 @@ __all__ = [
     "SpikesInTheTop",
     "MidTraining",
     "NeverFarBeyond",
+    "PushedDown",
+    "LargerBatchNearer",
+    "SpikesLate",
     "FallsWith",
     "SharperAtEqualSteps",
     "Exact",

@@ -8,7 +8,9 @@ from .momentum import FIG13
 from .parabola import EXACT
 from .sharpening import SHARPENING
 from .solutions import SOLUTIONS
+from .warmup import FIG7
 
-STUDIES = {study.name: study for study in (*ADAPTIVE, *FROZEN, *SHARPENING, *SOLUTIONS, FIG4, FIG6, FIG13, *EXACT)}
+_STUDIES = (*ADAPTIVE, *FROZEN, *SHARPENING, *SOLUTIONS, FIG4, FIG6, FIG7, FIG13, *EXACT)
+STUDIES = {study.name: study for study in _STUDIES}
 
 __all__ = ["STUDIES"]

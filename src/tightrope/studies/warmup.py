@@ -1,0 +1,203 @@
+"""Checks of a rate that warms up: sharpness pushed down with the threshold, the batch's size, a spike late in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tightrope.store import RunRecord
+
+from .check import NUM_FOR_A_PLATEAU, Band, Check, Finding, Outcome, Result, band_words, decide
+
+NUM_EARLY = 10
+"""Steps in which an adaptive ratio means nothing (see `stability.verdict`)."""
+AT_ITS_EDGE = 0.9
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What was measured of a run from the first time it may be at its edge to the end of its warmup, as columns (n,).
+
+    Attributes:
+        step, ratio, residual, threshold: As stored.
+        first_sure: Place of the first measurement that is surely at the edge; None where none is.
+    """
+
+    step: np.ndarray
+    ratio: np.ndarray
+    residual: np.ndarray
+    threshold: np.ndarray
+    first_sure: int | None
+
+    @classmethod
+    def of(cls, record: RunRecord, reaches: float = AT_ITS_EDGE, share: float = 1.0) -> Stretch:
+        """From the first ratio of at least `reaches` on, up to a share of the warmup."""
+        m = record.measurements
+        inside = (m["step"] > NUM_EARLY) & (m["step"] <= share * warmup_steps(record)) & np.isfinite(m["ratio"])
+        late = {name: m[name][inside] for name in ("step", "ratio", "residual", "threshold")}
+        start = _first(late["ratio"] + late["residual"] >= reaches)
+        columns = {name: values[len(values) if start is None else start :] for name, values in late.items()}
+        return cls(**columns, first_sure=_first(columns["ratio"] - columns["residual"] >= reaches))
+
+    @property
+    def falls(self) -> tuple[float, float]:
+        """Factors by which the threshold surely, and by which it may have, come down since the crossing."""
+        factors = self.threshold / self.threshold[-1]
+        return (1.0 if self.first_sure is None else float(factors[self.first_sure])), float(factors[0])
+
+
+@dataclass(frozen=True)
+class PushedDown(Check):
+    """From its first crossing to the end of warmup every ratio of a run lies in a band, while the threshold falls.
+
+    A run crosses at the first measurement past step 10 whose ratio reaches 0.9.
+
+    Attributes:
+        claim: In words.
+        labels: Of the runs that are judged.
+        band: For every ratio, at both ends of its residual.
+        falls: The factor by which the threshold falls at least meanwhile.
+        reaches: The ratio of a crossing; less where a run is to stay short of its edge.
+        share: Of the warmup after which nothing is judged; below 1 where what comes then has a check of its own.
+    """
+
+    claim: str
+    labels: tuple[str, ...]
+    band: Band
+    falls: float
+    reaches: float = AT_ITS_EDGE
+    share: float = 1.0
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        return [finding for outcome in outcomes if outcome.label in self.labels for finding in self._findings(outcome)]
+
+    def _findings(self, outcome: Outcome) -> list[Finding]:
+        claim, words = f"{outcome.label}: {self.claim}", band_words(self.band)
+        if outcome.record is None:
+            return [Finding(claim, "", words, "UNDECIDED", outcome.reason)]
+        found = Stretch.of(outcome.record, self.reaches, self.share)
+        if not len(found.step):
+            return [Finding(claim, *self._never(outcome.record))]
+        where = f"steps {found.step[0]:.0f} to {found.step[-1]:.0f}"
+        fall = f"{outcome.label}: meanwhile the threshold falls"
+        return [Finding(claim, *self._in_band(found, where)), Finding(fall, *self._fall(found, where))]
+
+    def _never(self, record: RunRecord) -> tuple[str, str, Result, str]:
+        m = record.measurements
+        late = m["ratio"][(m["step"] > NUM_EARLY) & np.isfinite(m["ratio"])]
+        if not len(late):
+            return "", band_words(self.band), "UNDECIDED", "no ratio was measured"
+        why = f"it never reaches {self.reaches:g} in the first {100 * self.share:.0f} % of the warmup"
+        return f"{late.max():.3f} at most", band_words(self.band), "MISS", why
+
+    def _in_band(self, found: Stretch, where: str) -> tuple[str, str, Result, str]:
+        results = [decide(ratio, r, self.band) for ratio, r in zip(found.ratio, found.residual, strict=True)]
+        result: Result = "PASS" if set(results) == {"PASS"} else "MISS" if "MISS" in results else "UNDECIDED"
+        number = f"{found.ratio.min():.3f} to {found.ratio.max():.3f} +- {found.residual.max():.1g}"
+        why = f"{results.count('PASS')} of {len(results)} in it, median {np.median(found.ratio):.3f}, {where}"
+        if len(results) < NUM_FOR_A_PLATEAU and result == "PASS":
+            return number, band_words(self.band), "UNDECIDED", f"{why}: fewer than {NUM_FOR_A_PLATEAU} measurements"
+        return number, band_words(self.band), result, why
+
+    def _fall(self, found: Stretch, where: str) -> tuple[str, str, Result, str]:
+        sure, possible = found.falls
+        result: Result = "PASS" if sure >= self.falls else "UNDECIDED" if possible >= self.falls else "MISS"
+        number = f"{sure:.3g}" if sure == possible else f"{sure:.3g} to {possible:.3g}"
+        return f"{number} times", f">= {self.falls:g} times", result, where
+
+
+@dataclass(frozen=True)
+class LargerBatchNearer(Check):
+    """From one run's first crossing to the end of warmup its mean ratio is above that of another.
+
+    Attributes:
+        claim: In words.
+        pairs: Labels of the run with the larger batch, and of that with the smaller.
+    """
+
+    claim: str
+    pairs: tuple[tuple[str, str], ...]
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        known = {outcome.label: outcome for outcome in outcomes}
+        return [self._one(known[large], known[small]) for large, small in self.pairs]
+
+    def _one(self, large: Outcome, small: Outcome) -> Finding:
+        claim, band = f"{large.label}: {self.claim}", f"> {small.label}"
+        if large.record is None or small.record is None:
+            waiting = large if large.record is None else small
+            return Finding(claim, "", band, "UNDECIDED", f"{waiting.label}: {waiting.reason}")
+        ours, m = Stretch.of(large.record), small.record.measurements
+        theirs = np.isin(m["step"], ours.step) & np.isfinite(m["ratio"])
+        both = np.isin(ours.step, m["step"][theirs])
+        if not both.any():
+            return Finding(claim, "", band, "UNDECIDED", "no step after the first crossing was measured in both")
+        a, ra = ours.ratio[both].mean(), ours.residual[both].mean()
+        b, rb = m["ratio"][theirs].mean(), m["residual"][theirs].mean()
+        above = int((ours.ratio[both] > m["ratio"][theirs]).sum())
+        why = f"means over {both.sum()} steps from {ours.step[both][0]:.0f} on; it is above at {above} of them"
+        return Finding(claim, f"{a:.3f} against {b:.3f}", band, _above((a, ra), (b, rb)), why)
+
+
+@dataclass(frozen=True)
+class SpikesLate(Check):
+    """Late in warmup one run's highest ratio is above a bound, and above another run's.
+
+    Attributes:
+        claim: In words.
+        pairs: Labels of the run that spikes, and of the one it is held against.
+        above: The bound.
+        share: Of the warmup after which it is late.
+    """
+
+    claim: str
+    pairs: tuple[tuple[str, str], ...]
+    above: float
+    share: float
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        known = {outcome.label: outcome for outcome in outcomes}
+        return [finding for ours, theirs in self.pairs for finding in self._pair(known[ours], known[theirs])]
+
+    def _pair(self, ours: Outcome, theirs: Outcome) -> list[Finding]:
+        spike, order = (f"{ours.label}: {what}" for what in (self.claim, "the highest ratio late in warmup is larger"))
+        bands = f"> {self.above:g}", f"> {theirs.label}"
+        if ours.record is None or theirs.record is None:
+            waiting = ours if ours.record is None else theirs
+            why = f"{waiting.label}: {waiting.reason}"
+            return [Finding(spike, "", bands[0], "UNDECIDED", why), Finding(order, "", bands[1], "UNDECIDED", why)]
+        (a, ra, at), (b, rb, _) = (self._highest(record) for record in (ours.record, theirs.record))
+        number, why = f"{a:.3f} +- {ra:.1g}", f"past {100 * self.share:.0f} % of the warmup"
+        return [
+            Finding(spike, number, bands[0], _above((a, ra), (self.above, 0.0)), f"at step {at:.0f}, {why}"),
+            Finding(order, f"{a:.3f} against {b:.3f}", bands[1], _above((a, ra), (b, rb)), why),
+        ]
+
+    def _highest(self, record: RunRecord) -> tuple[float, float, float]:
+        """The ratio, its residual and its step; NaN where none was measured."""
+        m, last = record.measurements, warmup_steps(record)
+        late = (m["step"] > self.share * last) & (m["step"] <= last) & np.isfinite(m["ratio"])
+        if not late.any():
+            return math.nan, math.nan, math.nan
+        place = int(np.argmax(np.where(late, m["ratio"], -math.inf)))
+        return float(m["ratio"][place]), float(m["residual"][place]), float(m["step"][place])
+
+
+def warmup_steps(record: RunRecord) -> int:
+    """Steps of a run's linear warmup."""
+    return int(record.config["schedule"]["num_steps"])
+
+
+def _above(ours: tuple[float, float], theirs: tuple[float, float]) -> Result:
+    """PASS where a value is above another at both ends of their residuals, MISS where it is at neither."""
+    (a, ra), (b, rb) = ours, theirs
+    if a - ra > b + rb:
+        return "PASS"
+    return "MISS" if a + ra <= b - rb else "UNDECIDED"
+
+
+def _first(is_so: np.ndarray) -> int | None:
+    return int(np.argmax(is_so)) if is_so.any() else None
