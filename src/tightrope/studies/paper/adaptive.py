@@ -132,7 +132,7 @@ FIG1B = Study(
     version=2,
     grids=(
         ("small", _beta1s_small),
-        ("cpu", lambda: _beta1s_on_cifar(1000, 1000)),
+        ("cpu", lambda: _beta1s_on_cifar(1000, 700)),
         ("paper", lambda: _beta1s_on_cifar(None, 2000)),
     ),
     panels=PANELS,
@@ -145,7 +145,7 @@ FIG1C = Study(
     version=2,
     grids=(
         ("small", _beta2s_small),
-        ("cpu", lambda: _beta2s_on_cifar(1000, 1000)),
+        ("cpu", lambda: _beta2s_on_cifar(1000, 800)),
         ("paper", lambda: _beta2s_on_cifar(None, 2000)),
     ),
     panels=PANELS,

@@ -44,7 +44,7 @@ FIG3 = Study(
     version=1,
     grids=(
         ("small", _frozen_small),
-        ("cpu", lambda: _frozen(1000, 1200)),
+        ("cpu", lambda: _frozen(1000, 1000)),
         ("paper", lambda: _frozen(None, 2000)),
     ),
     panels=PANELS,

@@ -38,7 +38,7 @@ FIG13 = Study(
     version=2,
     grids=(
         ("small", _three_small),
-        ("cpu", lambda: _three(1000, 1000)),
+        ("cpu", lambda: _three(1000, 800)),
         ("paper", lambda: _three(None, 3000)),
     ),
     panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("ratio")),
