@@ -101,7 +101,7 @@ def test_the_share_of_the_spikes_in_the_top_is_that_which_was_put_in(share, resu
     spikes = np.where(TIME % 40 == 5, 9.0, 0.0)
     whole, top = 1 + spikes, 0.2 + share * spikes
     outcome = looked_at(1 + 0.05 * wave(0), semi_gradient_sq=whole, semi_gradient_sq_top=top)
-    [found] = SpikesInTheTop("claim", 0.9, ("run",)).judge([outcome])
+    [found] = SpikesInTheTop("claim", 0.9).judge([outcome])
     assert (found.number, found.result) == (f"{share:.1%}", result)
     assert found.why == "5 of 200 steps are spikes, up to 10 times the median"
 
@@ -109,7 +109,7 @@ def test_the_share_of_the_spikes_in_the_top_is_that_which_was_put_in(share, resu
 def test_a_window_that_the_run_did_not_come_to_the_end_of_is_open():
     outcome = looked_at(1 + 0.05 * wave(0), semi_gradient_sq=np.ones(200), semi_gradient_sq_top=np.ones(200))
     outcome.record.config["measure"]["window"] = [101, 400]
-    [found] = SpikesInTheTop("claim", 0.9, ("run",)).judge([outcome])
+    [found] = SpikesInTheTop("claim", 0.9).judge([outcome])
     assert (found.result, found.why) == ("UNDECIDED", "the window was not measured to its end")
 
 
@@ -117,6 +117,6 @@ def test_a_window_without_spikes_or_not_measured_is_open():
     calm = looked_at(1 + 0.05 * wave(0), semi_gradient_sq=np.ones(200), semi_gradient_sq_top=np.ones(200))
     blind = looked_at(np.full(200, np.nan))
     for outcome in (calm, blind, Outcome("run")):
-        [found] = SpikesInTheTop("claim", 0.9, ("run",)).judge([outcome])
+        [found] = SpikesInTheTop("claim", 0.9).judge([outcome])
         assert found.result == "UNDECIDED"
         assert found.why

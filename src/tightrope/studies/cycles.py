@@ -152,15 +152,13 @@ class SpikesInTheTop(Check):
     Attributes:
         claim: In words.
         at_least: Share of the excess, all spikes together.
-        labels: Of the runs.
     """
 
     claim: str
     at_least: float
-    labels: tuple[str, ...]
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
-        return [self._one(label, outcomes) for label in self.labels]
+        return [self._one(outcome.label, outcomes) for outcome in outcomes]
 
     def _one(self, label: str, outcomes: Sequence[Outcome]) -> Finding:
         claim, band = f"{label}: {self.claim}", f">= {self.at_least:.0%}"
