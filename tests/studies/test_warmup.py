@@ -12,12 +12,12 @@ STEPS[0] = 1
 BAND = (0.6, 1.2)
 
 
-def warming(label, ratio, residual=0.01, warmup=500, at=STEPS):
+def warming(label, ratio, residual=0.01, warmup=500, at=STEPS, outcome="completed"):
     """A run of 600 steps whose rate warms up over the first 500; the threshold is 38/lr with a peak rate of 1e-3."""
     rate = 1e-3 * np.minimum(1, np.asarray(at) / warmup)
     config = {"schedule": {"name": "linear_warmup", "num_steps": warmup}}
-    residuals = np.full(len(at), residual)
-    return made_up(label, step=at, ratio=ratio, residual=residuals, threshold=38 / rate, config=config)
+    measured = {"step": at, "ratio": ratio, "residual": np.full(len(at), residual), "threshold": 38 / rate}
+    return made_up(label, config=config, outcome=outcome, **measured)
 
 
 def rising(crosses, level=1.0, below=0.3):
@@ -36,6 +36,7 @@ def test_the_threshold_falls_by_the_rates_of_the_end_of_warmup_and_the_crossing(
     assert fall.number == "3.33 times"  # 500 / 150; the last step, 600, is past the warmup
     assert [band.result, fall.result] == ["PASS", "PASS"]
     assert band.why == "8 of 8 in it, median 1.000, steps 150 to 500"
+    assert fall.why == "steps 150 to 500"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,20 @@ def test_what_comes_late_can_be_left_to_another_check():
     spiking = np.where(STEPS > 400, 3.0, rising(100))
     assert [finding.result for finding in pushed(spiking)] == ["MISS", "PASS"]
     [band, fall] = pushed(spiking, share=0.8)
-    assert [band.result, fall.result, fall.number] == ["PASS", "PASS", "4 times"]
+    assert [band.result, fall.result, fall.number] == ["PASS", "PASS", "5 times"]
+    assert [finding.result for finding in pushed(rising(450), share=0.8)] == ["MISS"]
+    [found] = LargerBatchNearer("nearer", (("run", "small"),), share=0.8).judge(
+        [warming("run", spiking), warming("small", rising(100, level=0.7))]
+    )
+    assert found.number == "1.000 against 0.700"
+
+
+@pytest.mark.parametrize(("outcome", "result"), [("diverged", "MISS"), ("completed", "UNDECIDED")])
+def test_a_run_that_ends_within_the_warmup_is_not_pushed_down(outcome, result):
+    check = PushedDown("pushed down", ("run",), BAND, falls=3)
+    [found] = check.judge([warming("run", rising(150), warmup=601, outcome=outcome)])
+    assert found.result == result
+    assert found.why.endswith("at step 600, while the rate warmed up")
 
 
 @pytest.mark.parametrize(
@@ -125,3 +139,11 @@ def test_the_warmup_ends_within_the_run_and_the_threshold_is_38_over_the_rate(sc
     for case in STUDIES["fig7"].cases(scale):
         assert case.config.schedule.num_steps <= case.config.num_steps
         assert case.config.method.stability_threshold() * case.config.method.lr == pytest.approx(38)
+
+
+def test_the_papers_corpus_is_named_by_settings():
+    cases = STUDIES["fig7"].cases("paper", ["problem.source=mine.en", "problem.target=mine.de"])
+    assert {(case.config.problem.source, case.config.problem.target) for case in cases} == {("mine.en", "mine.de")}
+    assert {(case.series, case.config.batch_size) for case in cases} == {
+        (norm, size) for norm in ("Pre-LN", "Post-LN") for size in (1024, 10240)
+    }

@@ -33,10 +33,10 @@ class Stretch:
     first_sure: int | None
 
     @classmethod
-    def of(cls, record: RunRecord, reaches: float = AT_ITS_EDGE, share: float = 1.0) -> Stretch:
-        """From the first ratio of at least `reaches` on, up to a share of the warmup."""
+    def of(cls, record: RunRecord, reaches: float = AT_ITS_EDGE) -> Stretch:
+        """From the first ratio of at least `reaches` on."""
         m = record.measurements
-        inside = (m["step"] > NUM_EARLY) & (m["step"] <= share * warmup_steps(record)) & np.isfinite(m["ratio"])
+        inside = (m["step"] > NUM_EARLY) & (m["step"] <= warmup_steps(record)) & np.isfinite(m["ratio"])
         late = {name: m[name][inside] for name in ("step", "ratio", "residual", "threshold")}
         start = _first(late["ratio"] + late["residual"] >= reaches)
         columns = {name: values[len(values) if start is None else start :] for name, values in late.items()}
@@ -61,7 +61,7 @@ class PushedDown(Check):
         band: For every ratio, at both ends of its residual.
         falls: The factor by which the threshold falls at least meanwhile.
         reaches: The ratio of a crossing; less where a run is to stay short of its edge.
-        share: Of the warmup after which nothing is judged; below 1 where what comes then has a check of its own.
+        share: Of the warmup after which ratios are not judged; below 1 where what comes then has a check of its own.
     """
 
     claim: str
@@ -78,34 +78,44 @@ class PushedDown(Check):
         claim, words = f"{outcome.label}: {self.claim}", band_words(self.band)
         if outcome.record is None:
             return [Finding(claim, "", words, "UNDECIDED", outcome.reason)]
-        found = Stretch.of(outcome.record, self.reaches, self.share)
-        if not len(found.step):
+        last, end = outcome.record.end["step"], warmup_steps(outcome.record)
+        if last < self.share * end:
+            has_failed = outcome.record.outcome == "diverged"
+            why = f"{'it diverged' if has_failed else 'the run ends'} at step {last}, while the rate warmed up"
+            return [Finding(claim, "", words, "MISS" if has_failed else "UNDECIDED", why)]
+        found = Stretch.of(outcome.record, self.reaches)
+        judged = found.step <= self.share * end
+        if not judged.any():
             return [Finding(claim, *self._never(outcome.record))]
-        where = f"steps {found.step[0]:.0f} to {found.step[-1]:.0f}"
-        fall = f"{outcome.label}: meanwhile the threshold falls"
-        return [Finding(claim, *self._in_band(found, where)), Finding(fall, *self._fall(found, where))]
+        fall = f"{outcome.label}: from there to the end of warmup the threshold falls"
+        return [Finding(claim, *self._in_band(found, judged)), Finding(fall, *self._fall(found))]
 
     def _never(self, record: RunRecord) -> tuple[str, str, Result, str]:
         m = record.measurements
-        late = m["ratio"][(m["step"] > NUM_EARLY) & np.isfinite(m["ratio"])]
-        if not len(late):
+        is_judged = (m["step"] > NUM_EARLY) & (m["step"] <= self.share * warmup_steps(record))
+        found = m["ratio"][is_judged & np.isfinite(m["ratio"])]
+        if not len(found):
             return "", band_words(self.band), "UNDECIDED", "no ratio was measured"
         why = f"it never reaches {self.reaches:g} in the first {100 * self.share:.0f} % of the warmup"
-        return f"{late.max():.3f} at most", band_words(self.band), "MISS", why
+        return f"{found.max():.3f} at most", band_words(self.band), "MISS", why
 
-    def _in_band(self, found: Stretch, where: str) -> tuple[str, str, Result, str]:
-        results = [decide(ratio, r, self.band) for ratio, r in zip(found.ratio, found.residual, strict=True)]
+    def _in_band(self, found: Stretch, judged: np.ndarray) -> tuple[str, str, Result, str]:
+        step, ratio, residual = found.step[judged], found.ratio[judged], found.residual[judged]
+        results = [decide(value, its, self.band) for value, its in zip(ratio, residual, strict=True)]
         result: Result = "PASS" if set(results) == {"PASS"} else "MISS" if "MISS" in results else "UNDECIDED"
-        number = f"{found.ratio.min():.3f} to {found.ratio.max():.3f} +- {found.residual.max():.1g}"
-        why = f"{results.count('PASS')} of {len(results)} in it, median {np.median(found.ratio):.3f}, {where}"
+        why = (
+            f"{results.count('PASS')} of {len(results)} in it, median {np.median(ratio):.3f}, "
+            f"steps {step[0]:.0f} to {step[-1]:.0f}"
+        )
         if len(results) < NUM_FOR_A_PLATEAU and result == "PASS":
-            return number, band_words(self.band), "UNDECIDED", f"{why}: fewer than {NUM_FOR_A_PLATEAU} measurements"
-        return number, band_words(self.band), result, why
+            result, why = "UNDECIDED", f"{why}: fewer than {NUM_FOR_A_PLATEAU} measurements"
+        return f"{ratio.min():.3f} to {ratio.max():.3f} +- {residual.max():.1g}", band_words(self.band), result, why
 
-    def _fall(self, found: Stretch, where: str) -> tuple[str, str, Result, str]:
+    def _fall(self, found: Stretch) -> tuple[str, str, Result, str]:
         sure, possible = found.falls
         result: Result = "PASS" if sure >= self.falls else "UNDECIDED" if possible >= self.falls else "MISS"
         number = f"{sure:.3g}" if sure == possible else f"{sure:.3g} to {possible:.3g}"
+        where = f"steps {found.step[0]:.0f} to {found.step[-1]:.0f}"
         return f"{number} times", f">= {self.falls:g} times", result, where
 
 
@@ -116,10 +126,12 @@ class LargerBatchNearer(Check):
     Attributes:
         claim: In words.
         pairs: Labels of the run with the larger batch, and of that with the smaller.
+        share: As for `PushedDown`.
     """
 
     claim: str
     pairs: tuple[tuple[str, str], ...]
+    share: float = 1.0
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         known = {outcome.label: outcome for outcome in outcomes}
@@ -131,7 +143,8 @@ class LargerBatchNearer(Check):
             waiting = large if large.record is None else small
             return Finding(claim, "", band, "UNDECIDED", f"{waiting.label}: {waiting.reason}")
         ours, m = Stretch.of(large.record), small.record.measurements
-        theirs = np.isin(m["step"], ours.step) & np.isfinite(m["ratio"])
+        judged = ours.step[ours.step <= self.share * warmup_steps(large.record)]
+        theirs = np.isin(m["step"], judged) & np.isfinite(m["ratio"])
         both = np.isin(ours.step, m["step"][theirs])
         if not both.any():
             return Finding(claim, "", band, "UNDECIDED", "no step after the first crossing was measured in both")
