@@ -62,8 +62,13 @@ TINY_ON_CIFAR = (1e-6, 2.236e-6, 5e-6)
 FROZEN_LABEL, FREE_LABEL = "P frozen", "Adam"
 
 
-def _tiny_small(lr: float, **settings: Any) -> RunConfig:
-    return digits_run(adam(lr), 3000, 40, problem={"model": "cnn"}, **settings)
+def _tiny_small(lr: float, num_steps: int = 3000, **settings: Any) -> RunConfig:
+    return digits_run(adam(lr), num_steps, 40, problem={"model": "cnn"}, **settings)
+
+
+def _longer_small(lr: float, **settings: Any) -> RunConfig:
+    """How long the ratio takes to rise once P is frozen differs from seed to seed."""
+    return _tiny_small(lr, 6000, **settings)
 
 
 def _tiny_cpu(lr: float, **settings: Any) -> RunConfig:
@@ -104,7 +109,7 @@ FIG16 = Study(
     figure="Figure 16",
     version=1,
     grids=(
-        ("small", lambda: _halfway(_tiny_small, 1e-4, 200)),
+        ("small", lambda: _halfway(_longer_small, 1e-4, 200)),
         ("cpu", lambda: _halfway(_tiny_cpu, 1e-4, 200)),
         ("paper", lambda: _halfway(_tiny_paper, 2.236e-6, 6000)),
     ),
