@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.legend import Legend
 
 from tightrope.errors import ConfigError, StoreError
 from tightrope.views import Chart, Line, Picture, block, fit, picture_panel, prints, write_prints, write_sheet
@@ -242,3 +243,16 @@ def test_values_close_to_each_other_get_a_linear_axis_and_others_a_logarithmic_o
     assert [each.is_y_log for each in charts] == [False, True, True]
     low, high = charts[0].y_range
     assert 1.9 < low < 2 < 3 < high < 3.1
+
+
+def test_the_charts_of_a_column_with_nothing_in_it_share_an_axis_and_one_legend():
+    missing = Line(np.zeros(0), np.zeros(0), "lr 1: not run yet", is_missing=True)
+    there = Line(np.arange(3.0), np.arange(3.0) + 1, "lr 2")
+    rows = [[chart(there), chart(missing)], [chart(there), chart(missing)]]
+    made = block(rows)
+    assert made[0][1].x_range == made[1][1].x_range is not None
+    with drawing(Picture("name", "Figure", "title", "", (made,))) as figure:
+        labels = [text.get_text() for legend in figure.findobj(Legend) for text in legend.get_texts()]
+        shown = [axes for axes in figure.axes if axes.xaxis.get_tick_params()["labelbottom"]]
+    assert labels.count("lr 1: not run yet") == 1
+    assert len(shown) == 2

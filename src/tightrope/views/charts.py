@@ -105,6 +105,9 @@ class Chart:
         return found
 
 
+EMPTY = (1.0, 10.0)
+"""Range of an axis on which there is nothing."""
+
 Block = tuple[tuple[Chart, ...], ...]
 """Rows of charts, one above the other; the charts of a column share their x axis."""
 
@@ -239,12 +242,14 @@ def _placed(values: np.ndarray, is_log: bool) -> np.ndarray:
 
 
 def _x_span(charts: Sequence[Chart]) -> Range | None:
-    """The range of all x of a column, a little wider; None without one, or where its charts differ in what x is."""
+    """The range of all x of a column, a little wider; None where its charts differ in what x is."""
     kinds = {(chart.x_title, chart.is_x_log) for chart in charts}
     x = np.concatenate([np.zeros(0), *(_placed(line.x, chart.is_x_log) for chart in charts for line in chart.lines)])
     x = x[np.isfinite(x)]
-    if len(kinds) > 1 or not len(x):
+    if len(kinds) > 1:
         return None
+    if not len(x):
+        return EMPTY
     low, high = float(x.min()), float(x.max())
     if charts[0].is_x_log:
         room = (high / low) ** 0.04 if high > low else 1.5
