@@ -147,7 +147,7 @@ def _reseeded(case: Case, config: RunConfig) -> Case:
 
 
 def _with_settings(name: str, cases: tuple[Case, ...], settings: tuple[str, ...]) -> tuple[Case, ...]:
-    if not settings:
+    if not settings or not cases:
         return cases
     configs = [from_mapping(override(stored(case.config), settings)) for case in cases]
     changed = tuple(_reseeded(case, config) for case, config in zip(cases, _in_turn(cases, configs), strict=True))
