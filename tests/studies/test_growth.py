@@ -1,6 +1,7 @@
 """What a run does on its plateau beside staying there."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,7 +50,13 @@ def test_growth_is_open_where_there_is_nothing_to_see():
     assert [each.result for each in found] == ["UNDECIDED"] * 3
     assert [each.why for each in found] == ["the run has no plateau", "raw sharpness was measured 1 times on it",
                                             "not run yet"]  # fmt: skip
-    assert RawGrowth("rises", (1.5, math.inf), labels=("few",)).judge([short, few])[0].claim.startswith("few")
+
+
+def test_the_run_with_the_smallest_rate_can_be_judged_alone():
+    runs = [replace(sharpening(factor), config={"method": {"lr": lr}}) for factor, lr in ((1.0, 0.1), (4.0, 1e-3))]
+    check = RawGrowth("rises", (1.5, math.inf), only_smallest=True)
+    assert [each.result for each in check.judge(runs)] == ["PASS"]
+    assert [each.result for each in check.judge([runs[0]])] == ["MISS"]
 
 
 def frozen_at(after, ratio, first_step, residual=0.001, median=1.0):

@@ -11,6 +11,7 @@ import numpy as np
 from tightrope.store import RunRecord
 
 from .check import Band, Check, Finding, Outcome, band_words, below, decide, plateau_finding
+from .grouping import setting
 
 NUM_FOR_GROWTH = 8
 """Measurements of a plateau below which its first and last quarter say too little."""
@@ -25,15 +26,16 @@ class RawGrowth(Check):
     Attributes:
         claim: In words.
         band: For the factor, at both ends of the residuals.
-        labels: Of the runs that are judged; all of them where it is empty.
+        only_smallest: Whether the run with the smallest learning rate is judged, instead of all of them.
     """
 
     claim: str
     band: Band
-    labels: tuple[str, ...] = ()
+    only_smallest: bool = False
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
-        return [self._one(outcome) for outcome in outcomes if not self.labels or outcome.label in self.labels]
+        judged = [min(outcomes, key=_rate)] if self.only_smallest else outcomes
+        return [self._one(outcome) for outcome in judged]
 
     def _one(self, outcome: Outcome) -> Finding:
         claim, words = f"{outcome.label}: {self.claim}", band_words(self.band)
@@ -114,6 +116,10 @@ class RisesWhenFrozen(Check):
         if first is not None and first <= after:
             return Finding(found.claim, found.number, found.band, "UNDECIDED", f"it was at its edge at step {first}")
         return found
+
+
+def _rate(outcome: Outcome) -> float:
+    return float(setting(outcome.config, "lr"))
 
 
 def highest_finding(claim: str, record: RunRecord, bound: float, last: float = math.inf) -> Finding:

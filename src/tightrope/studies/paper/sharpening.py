@@ -65,9 +65,12 @@ DIGITS = "digits"
 
 
 def _spiking_small() -> list[Case]:
-    """Figure 9's run at its small rate, and the paper's network on digits."""
-    closely = {**_closely((1001, 1200)), "sharpness": False}
-    return [_zoomed_small()[0], Case(DIGITS, digits_run(adam(1e-4, beta2=BETA2), 1200, measure=closely), DIGITS)]
+    """Figure 9's run at its small rate, and the paper's network on digits at its first crossings.
+
+    Later more eigenvalues than the four that are found lie at the edge there.
+    """
+    closely = {**_closely((401, 600)), "sharpness": False}
+    return [_zoomed_small()[0], Case(DIGITS, digits_run(adam(1e-4, beta2=BETA2), 600, measure=closely), DIGITS)]
 
 
 SPIKING: Grids = (
@@ -96,7 +99,7 @@ FIG8 = Study(
     panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("sharpness")),
     checks=(
         AtItsEdge("preconditioned sharpness is flat at the threshold", AT_THE_EDGE),
-        RawGrowth("raw sharpness keeps rising", (1.5, math.inf), (f"lr {RATES[0]:g}", f"lr {RATES_ON_CIFAR[0]:g}")),
+        RawGrowth("raw sharpness keeps rising", (1.5, math.inf), only_smallest=True),
     ),
 )
 FIG9 = Study(
