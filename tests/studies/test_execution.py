@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import msgspec
@@ -16,11 +17,12 @@ import pytest
 from tightrope.errors import ConfigError
 from tightrope.optim import RECIPES
 from tightrope.problems import Chebyshev, Cifar10
-from tightrope.store import EVENTS, read_run
+from tightrope.store import EVENTS, RunWriter, read_run
 from tightrope.studies import STUDIES, Case, StudyFolder, execute
+from tightrope.studies.worker import carry_out
 from tightrope.training import MeasureConfig, RunConfig, run
 
-from ..training.test_resume import events_of
+from ..training.test_resume import Killed, events_of, killed_at
 
 NETWORK = RunConfig(
     problem=Chebyshev(width=20),
@@ -94,6 +96,19 @@ def test_a_run_whose_configuration_was_edited_is_a_failure_and_stays_as_it_is(fo
     config.write_text(config.read_text().replace("num_steps = 31", "num_steps = 30"))
     again = execute([OTHER], folder)
     assert (again.num_found, again.failures) == (1, {})
+
+
+def test_a_run_that_an_orphan_still_holds_is_waited_for(folder, tmp_path):
+    path = folder.run_path(CASE.key)
+    path.parent.mkdir(parents=True)
+    with pytest.raises(Killed):
+        run(CASE.config, out=path, observe=killed_at(200))
+    orphan = RunWriter.reopen(path)
+    assert RunWriter.is_held(path)
+    threading.Timer(1.0, orphan.close).start()
+    assert carry_out(path, CASE.config).outcome == "completed"
+    assert not RunWriter.is_held(path)
+    assert events_of(path) == undisturbed(CASE, tmp_path / "alone")
 
 
 def test_a_run_whose_workers_keep_dying_counts_as_failed_with_the_signal(folder, monkeypatch):

@@ -107,6 +107,15 @@ class RunWriter:
                 f"{self.path / CONFIG}"
             ) from None
 
+    @staticmethod
+    def is_held(path: Path) -> bool:
+        """Whether a process writes the run directory now."""
+        try:
+            os.close(_lock(path))
+        except StoreError:
+            return True
+        return False
+
     def sync(self) -> None:
         """Bring the events to the disk, so that a checkpoint never names an offset beyond their end."""
         with _explained(self.path, _GO_ON.format(self.path)):

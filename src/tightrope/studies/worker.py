@@ -11,13 +11,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tightrope.errors import TightropeError
-from tightrope.store import CONFIG, RunRecord
+from tightrope.store import CONFIG, RunRecord, RunWriter
 from tightrope.training import Progress, RunConfig, from_mapping, resume, run
 
 from .folder import StudyFolder
 from .study import Case
 
 SECONDS_BETWEEN_REPORTS = 0.2
+SECONDS_FOR_AN_ORPHAN = 60.0
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,17 @@ def carry_out(path: Path, config: RunConfig, observe: Callable[[Progress], None]
         ConfigError, DataError, StoreError: as `run` and `resume`.
     """
     if (path / CONFIG).exists():
+        _wait_for_orphan(path)
         return resume(path, observe=observe)
     path.parent.mkdir(parents=True, exist_ok=True)
     return run(config, out=path, observe=observe)
+
+
+def _wait_for_orphan(path: Path) -> None:
+    """A worker whose parent was killed lets go of its run at its next report, which may be some steps away."""
+    end = time.monotonic() + SECONDS_FOR_AN_ORPHAN
+    while RunWriter.is_held(path) and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def attempt(order: Order, tell: Tell) -> Report:
