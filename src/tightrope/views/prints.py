@@ -39,6 +39,8 @@ SETTINGS: Any = {
     "axes.titlesize": 10.0,
     "xtick.labelsize": 8.0,
     "ytick.labelsize": 8.0,
+    "axes.formatter.limits": (-2, 5),  # beyond, a power of ten above the axis keeps labels short
+    "axes.formatter.use_mathtext": True,
     "legend.fontsize": 8.0,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
