@@ -14,6 +14,8 @@ from tightrope.store import RunRecord
 
 Band = tuple[float, float]
 Result = Literal["PASS", "MISS", "UNDECIDED"]
+NUM_EARLY = 10
+"""Steps in which an adaptive ratio means nothing (see `stability.verdict`)."""
 NUM_FOR_A_PLATEAU = 5
 """Measurements below which a median says too little to decide on."""
 

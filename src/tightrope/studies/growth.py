@@ -10,13 +10,11 @@ import numpy as np
 
 from tightrope.store import RunRecord
 
-from .check import Band, Check, Finding, Outcome, band_words, below, decide, plateau_finding
+from .check import NUM_EARLY, Band, Check, Finding, Outcome, band_words, below, decide, plateau_finding
 from .grouping import setting
 
 NUM_FOR_GROWTH = 8
 """Measurements of a plateau below which its first and last quarter say too little."""
-NUM_EARLY = 10
-"""Steps in which an adaptive ratio means nothing (see `stability.verdict`)."""
 
 
 @dataclass(frozen=True)

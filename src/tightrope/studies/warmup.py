@@ -10,10 +10,8 @@ import numpy as np
 
 from tightrope.store import RunRecord
 
-from .check import NUM_FOR_A_PLATEAU, Band, Check, Finding, Outcome, Result, band_words, decide
+from .check import NUM_EARLY, NUM_FOR_A_PLATEAU, Band, Check, Finding, Outcome, Result, band_words, decide
 
-NUM_EARLY = 10
-"""Steps in which an adaptive ratio means nothing (see `stability.verdict`)."""
 AT_ITS_EDGE = 0.9
 
 
