@@ -10,7 +10,19 @@ import numpy as np
 
 from tightrope.store import RunRecord
 
-from .check import NUM_EARLY, NUM_FOR_A_PLATEAU, Band, Check, Finding, Outcome, Result, band_words, decide
+from .check import (
+    NUM_EARLY,
+    NUM_FOR_A_PLATEAU,
+    Band,
+    Check,
+    Finding,
+    Outcome,
+    Result,
+    band_words,
+    below,
+    decide,
+    waiting,
+)
 
 AT_ITS_EDGE = 0.9
 
@@ -138,8 +150,7 @@ class LargerBatchNearer(Check):
     def _one(self, large: Outcome, small: Outcome) -> Finding:
         claim, band = f"{large.label}: {self.claim}", f"> {small.label}"
         if large.record is None or small.record is None:
-            waiting = large if large.record is None else small
-            return Finding(claim, "", band, "UNDECIDED", f"{waiting.label}: {waiting.reason}")
+            return waiting(claim, band, (large, small))[0]
         ours, m = Stretch.of(large.record), small.record.measurements
         judged = ours.step[ours.step <= self.share * warmup_steps(large.record)]
         theirs = np.isin(m["step"], judged) & np.isfinite(m["ratio"])
@@ -177,9 +188,8 @@ class SpikesLate(Check):
         spike, order = (f"{ours.label}: {what}" for what in (self.claim, "the highest ratio late in warmup is larger"))
         bands = f"> {self.above:g}", f"> {theirs.label}"
         if ours.record is None or theirs.record is None:
-            waiting = ours if ours.record is None else theirs
-            why = f"{waiting.label}: {waiting.reason}"
-            return [Finding(spike, "", bands[0], "UNDECIDED", why), Finding(order, "", bands[1], "UNDECIDED", why)]
+            both = ours, theirs
+            return [*waiting(spike, bands[0], both), *waiting(order, bands[1], both)]
         (a, ra, at), (b, rb, _) = (self._highest(record) for record in (ours.record, theirs.record))
         number, why = f"{a:.3f} +- {ra:.1g}", f"past {100 * self.share:.0f} % of the warmup"
         return [
@@ -205,9 +215,7 @@ def warmup_steps(record: RunRecord) -> int:
 def _above(ours: tuple[float, float], theirs: tuple[float, float]) -> Result:
     """PASS where a value is above another at both ends of their residuals, MISS where it is at neither."""
     (a, ra), (b, rb) = ours, theirs
-    if a - ra > b + rb:
-        return "PASS"
-    return "MISS" if a + ra <= b - rb else "UNDECIDED"
+    return below(b - a, ra + rb, 0.0)
 
 
 def _first(is_so: np.ndarray) -> int | None:
