@@ -102,6 +102,21 @@ def test_a_missing_run_is_named(tmp_path):
         read_run(tmp_path / "nope")
 
 
+@pytest.mark.parametrize(
+    ("config", "start", "name"),
+    [
+        ('[method]\nname = "adam"\n', {"method": "Adam"}, "adam"),
+        ('[method]\nname = "foreign"\npath = "a/b.py:Ours"\n', {"method": "Ours"}, "Ours"),
+        ("[watch]\nbudget = 0.01\n", {"method": "Lion"}, "Lion"),
+        ("[watch]\nbudget = 0.01\n", {}, None),
+    ],
+)
+def test_a_run_names_its_method_in_a_word(tmp_path, config, start, name):
+    with RunWriter.new(tmp_path / "run", config) as writer:
+        writer.write("start", **start)
+    assert read_run(tmp_path / "run").method_name == name
+
+
 def test_runs_are_found_below_a_folder(tmp_path):
     write_run(tmp_path / "b")
     write_run(tmp_path / "deep" / "a")

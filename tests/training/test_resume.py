@@ -348,6 +348,13 @@ def test_what_is_no_run_is_named(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("name", ["config.toml", "events.jsonl"])
+def test_half_a_run_is_told_what_it_lacks(killed, name):
+    (killed / name).unlink()
+    with pytest.raises(StoreError, match=rf"no {name}\. Put it back, or delete"):
+        resume(killed)
+
+
 def test_a_run_being_written_has_no_second_writer(tmp_path):
     seen = []
 

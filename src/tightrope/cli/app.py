@@ -345,11 +345,11 @@ def _row(path: Path) -> dict[str, Any]:
     loss, lrs = record.steps["loss"], [lr for lr in record.steps["lr"].tolist() if math.isfinite(lr)]
     ratios = [ratio for ratio in record.measurements["ratio"].tolist() if math.isfinite(ratio)]
     method, median = record.config.get("method"), record.verdict.get("median")
-    method = method if isinstance(method, dict) else {"name": record.start.get("method"), "lr": max(lrs, default=None)}
+    lr = method.get("lr") if isinstance(method, dict) else max(lrs, default=None)
     values = (
         str(path),
-        method.get("name"),
-        method.get("lr"),
+        record.method_name,
+        lr,
         record.num_steps,
         float(loss[-1]) if len(loss) and math.isfinite(loss[-1]) else None,
         record.outcome,

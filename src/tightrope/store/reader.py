@@ -57,6 +57,15 @@ class RunRecord:
         known = self.steps["step"][np.isfinite(self.steps["step"])] if self.steps else np.zeros(0)
         return int(max([self.end.get("step") or 0, *known]))
 
+    @property
+    def method_name(self) -> str | None:
+        """The method in a word: as the configuration names it, a foreign one by its class; else as the run does."""
+        method = self.config.get("method")
+        if not isinstance(method, dict):
+            return self.start.get("method")
+        path = method.get("path")
+        return path.rpartition(":")[2] if isinstance(path, str) else method.get("name")
+
 
 def read_run(path: str | Path) -> RunRecord:
     """A run directory as columns of numpy arrays.

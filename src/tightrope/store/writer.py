@@ -64,9 +64,9 @@ class RunWriter:
         """
         missing = [name for name in (CONFIG, EVENTS) if not (path / name).is_file()]
         if missing:
+            advice = f"Put it back, or delete {path}." if len(missing) == 1 else "`tightrope runs` lists what is one."
             raise StoreError(
-                f"run directory: {path} must hold a run, {CONFIG} and {EVENTS}; there is no {missing[0]}. "
-                "`tightrope runs` lists the runs below a folder."
+                f"run directory: {path} must hold a run, {CONFIG} and {EVENTS}; there is no {missing[0]}. {advice}"
             )
         with _explained(path, "See who owns it."):
             return cls(path)

@@ -73,10 +73,9 @@ def _rate(run: RunRecord) -> float | None:
 
 
 def _short_name(run: RunRecord) -> str | None:
-    """The method as a configuration names it, with what stands around it; as the run does where none names it."""
-    method = part(run.config, "method", "name") if "method" in run.config else run.start.get("method")
+    """The method in a word, with what stands around it."""
     around = [name for name in ("sam", "clipping") if run.config.get(name)]
-    return None if method is None else " + ".join([str(method), *around])
+    return None if run.method_name is None else " + ".join([str(run.method_name), *around])
 
 
 def _finite(value: Any) -> float | None:
