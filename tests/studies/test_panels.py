@@ -152,7 +152,7 @@ def test_the_rest_of_the_gradient_is_all_of_it_less_that_along_the_top():
 def ended(lr, seed, sharpness, **more):
     series = more.pop("series", "Adam")
     config = {**adam(lr, seed, method={"beta2": more.pop("beta2", 0.9)}), "stop": {"loss": 0.1}}
-    values = {"sharpness": [1.0, sharpness, np.nan], "outcome": "target_loss", **more}
+    values = {"sharpness": [1.0, 2.0, sharpness], "outcome": "target_loss", **more}
     return course(f"lr {lr}, seed {seed}", series, config, **values)
 
 
@@ -189,14 +189,16 @@ def test_test_error_is_that_of_the_held_out_data():
 
 def test_a_run_that_did_not_come_to_its_loss_has_a_note_and_no_point():
     runs = [ended(0.1, 0, 30.0), ended(0.2, 0, 9.0, outcome="completed"), ended(0.3, 0, 9.0, outcome="diverged")]
+    runs.append(ended(0.1, 1, np.nan))
     waiting = Outcome("lr 0.4", "Adam", config=adam(0.4))
     [chart] = AtTheEnd("sharpness").charts([*runs, waiting])
     assert chart.lines[0].x == pytest.approx([0.1])
     assert chart.notes == (
         "lr 0.2, seed 0: ended before its training loss came to 0.1; it has no point.",
         "lr 0.3, seed 0: diverged; it has no point.",
+        "lr 0.1, seed 1: no sharpness was found at its end; it has no point.",
     )
-    assert chart.lines[0].label == "Adam (1 of 4 runs not there yet)"
+    assert chart.lines[0].label == "Adam (1 of 5 runs not there yet)"
 
 
 def study(*panels):

@@ -59,6 +59,16 @@ def test_what_did_not_reach_the_loss_is_not_compared():
     assert SHARPER.judge(runs[:3])[0].why == "3 settings"
 
 
+def test_a_run_whose_end_was_not_measured_is_not_compared():
+    runs = [solved(10.0**-place, value) for place, value in zip(range(5, 0, -1), (50, 40, 30, np.nan, 10), strict=True)]
+    [found] = SHARPER.judge(runs)
+    assert (found.result, found.why) == ("UNDECIDED", "lr 0.01 has no sharpness at its end")
+    both = [*curve("Adam", [(10, 40), (100, np.nan), (1000, 400)]), *curve("momentum", [(10, 20), (1000, 200)])]
+    [found] = EQUAL.judge(both)
+    assert (found.number, found.result) == ("2.00 +- 0", "PASS")
+    assert found.why.endswith("without lr 0.01, which has no sharpness at its end")
+
+
 def curve(series, points, residual=0.0):
     return [solved(1 / steps, sharpness, residual, steps=steps, series=series) for steps, sharpness in points]
 
@@ -157,4 +167,4 @@ def test_runs_that_never_met_the_loss_are_left_out_of_a_curve_and_named():
     runs = [*curve("Adam", [(10, 40), (1000, 400)]), lost, *curve("momentum", [(10, 20), (1000, 200)])]
     [found] = EQUAL.judge(runs)
     assert found.result == "PASS"
-    assert found.why.endswith("without lr 9, which did not reach the loss")
+    assert found.why.endswith("without lr 9, which did not reach the loss it is compared at")

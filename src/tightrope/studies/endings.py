@@ -23,11 +23,11 @@ AXES = {"lr": "learning rate", "beta2": "1 - beta2", "beta1": "1 - beta1", "step
 class AtTheEnd(Panel):
     """A number of each run at its end, in one chart, a line a series; several seeds of a setting are one point.
 
-    Such a point is their mean, with a shade from the lowest to the highest. A run that diverged, or that was to reach
-    a training loss and did not, has no point and a note.
+    Such a point is their mean, with a shade from the lowest to the highest. A run that diverged, that was to reach a
+    training loss and did not, or whose number was not found at its end, has no point and a note.
 
     Attributes:
-        number: "test_error" or "test_loss", or a column of the measurements, whose last finite value counts.
+        number: "test_error" or "test_loss", or a column of the measurements, whose last value counts.
         against: A setting of the run or of its method, drawn as 1 - beta for "beta1" and "beta2"; or "steps".
         series: Those to draw; none named means all.
         is_log: Whether the number's axis is logarithmic.
@@ -46,7 +46,7 @@ class AtTheEnd(Panel):
             y_title=TITLES.get(self.number, self.number.replace("_", " ")),
             is_x_log=True,
             is_y_log=self.is_log,
-            notes=tuple(note for runs in found.values() for note in _notes(runs)),
+            notes=tuple(note for runs in found.values() for note in _notes(runs, self.number)),
         )
         return fit([chart])
 
@@ -61,13 +61,11 @@ class AtTheEnd(Panel):
 
     def _point(self, group: Group) -> list[tuple[float, float, float, float]]:
         """Where a group stands: x, mean, lowest and highest; nothing without a run that counts."""
-        records = [record for record in group.records if not _why_not(record)]
-        y = np.array([_ending(record, self.number) for record in records])
-        known = np.isfinite(y)
-        if not known.any():
+        records = [record for record in group.records if not _why_not(record, self.number)]
+        if not records:
             return []
-        x = np.array([_place(record, self.against) for record in records], dtype=float)[known].mean()
-        y = y[known]
+        y = np.array([_ending(record, self.number) for record in records])
+        x = np.mean([_place(record, self.against) for record in records])
         return [(float(x), float(y.mean()), float(y.min()), float(y.max()))]
 
 
@@ -75,9 +73,8 @@ def _ending(record: RunRecord, number: str) -> float:
     """The number at the end of a run; NaN where it was not stored."""
     if number.startswith("test_"):
         return _as_float(record.test.get(number.removeprefix("test_")))
-    values = np.asarray(record.measurements.get(number, np.zeros(0)), dtype=float)
-    known = values[np.isfinite(values)]
-    return float(known[-1]) if len(known) else float("nan")
+    values = record.measurements.get(number, np.zeros(0))
+    return float(values[-1]) if len(values) else float("nan")
 
 
 def _place(record: RunRecord, against: str) -> float:
@@ -87,21 +84,23 @@ def _place(record: RunRecord, against: str) -> float:
     return 1 - value if against in ("beta1", "beta2") else value
 
 
-def _notes(outcomes: Sequence[Outcome]) -> list[str]:
+def _notes(outcomes: Sequence[Outcome], number: str) -> list[str]:
     return [
         f"{outcome.label}: {why}; it has no point."
         for outcome in outcomes
         if outcome.record is not None
-        for why in [_why_not(outcome.record)]
+        for why in [_why_not(outcome.record, number)]
         if why
     ]
 
 
-def _why_not(record: RunRecord) -> str:
+def _why_not(record: RunRecord, number: str) -> str:
     if record.outcome == "diverged":
         return "diverged"
     target = (record.config.get("stop") or {}).get("loss")
-    return f"ended before its training loss came to {target:g}" if target and record.outcome != "target_loss" else ""
+    if target and record.outcome != "target_loss":
+        return f"ended before its training loss came to {target:g}"
+    return "" if np.isfinite(_ending(record, number)) else f"no {number.replace('_', ' ')} was found at its end"
 
 
 def _as_float(value: Any) -> float:

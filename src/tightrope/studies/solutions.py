@@ -56,9 +56,8 @@ class FallsWith(Check):
             return missing
         records = [each.record for each in mine if each.record is not None]
         for outcome, record in zip(mine, records, strict=True):
-            if record.outcome != "target_loss":
-                why = f"{outcome.label} did not reach the loss it is compared at"
-                return [Finding(claim, "", band, "UNDECIDED", why)]
+            if why := _why_not(record, self.quantity):
+                return [Finding(claim, "", band, "UNDECIDED", f"{outcome.label} {why}")]
         x, y, residual = _means(records, self.by, self.quantity)
         if len(x) < NUM_FOR_A_RANK:
             return [Finding(claim, "", band, "UNDECIDED", f"{len(x)} settings")]
@@ -90,7 +89,11 @@ class SharperAtEqualSteps(Check):
         both = [each for each in outcomes if each.series in (self.series, self.than)]
         if missing := waiting(self.claim, band, both):
             return missing
-        lost = [each.label for each in both if each.record is not None and each.record.outcome != "target_loss"]
+        left_out = [
+            f"; without {each.label}, which {why}"
+            for each in both
+            if each.record is not None and (why := _why_not(each.record, "sharpness"))
+        ]
         ours, theirs = (_curve(outcomes, name) for name in (self.series, self.than))
         if min(len(ours[0]), len(theirs[0])) < 2:
             return [Finding(self.claim, "", band, "UNDECIDED", "fewer than two runs of a series reached the loss")]
@@ -104,7 +107,7 @@ class SharperAtEqualSteps(Check):
         )
         result = agreed([low > 1, high > 1])
         why = f"smallest ratio over {np.exp(first):.0f} to {np.exp(last):.0f} steps, the range that both cover"
-        why += f"; without {', '.join(lost)}, which did not reach the loss" if lost else ""
+        why += "".join(left_out)
         return [Finding(self.claim, f"{ratio:.2f} +- {max(high - ratio, ratio - low):.1g}", band, result, why)]
 
 
@@ -121,6 +124,13 @@ def _ranks(values: Array) -> Array:
     equal = (values[:, None] == values[None, :]).sum(axis=1)
     ranks: Array = below + (equal - 1) / 2
     return ranks
+
+
+def _why_not(record: RunRecord, quantity: Quantity) -> str:
+    """Why a run cannot be compared with others at one loss; "" where it can."""
+    if record.outcome != "target_loss":
+        return "did not reach the loss it is compared at"
+    return "" if np.isfinite(at_the_end(record, quantity)).all() else f"has no {quantity} at its end"
 
 
 def _means(records: Sequence[RunRecord], by: str, quantity: Quantity) -> tuple[Array, Array, Array]:
@@ -140,7 +150,7 @@ def _curve(outcomes: Sequence[Outcome], series: str) -> Curve:
     rows = sorted(
         (np.log(record.num_steps), *at_the_end(record, "sharpness"))
         for record in records
-        if record.outcome == "target_loss"
+        if not _why_not(record, "sharpness")
     )
     steps, value, residual = (np.array([row[part] for row in rows]) for part in range(3))
     return steps, value, residual
