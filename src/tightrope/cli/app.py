@@ -7,23 +7,18 @@ interrupted.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
 from tightrope.errors import ConfigError, TightropeError
 
-from .exit_codes import CHECK_FAILED, DIVERGED, INTERRUPTED, UNMEASURED, USAGE
+from .ending import conclude, write_page
+from .exit_codes import CHECK_FAILED, INTERRUPTED, UNMEASURED, USAGE
 from .output import print_table, say
 from .study import study
-
-if TYPE_CHECKING:
-    from tightrope.store import RunRecord
-
-RUN_COLUMNS = ("run", "method", "lr", "steps", "loss", "outcome", "verdict", "ratio")
 
 app = App(
     name="tightrope",
@@ -76,7 +71,7 @@ def run(
     config = from_mapping(override(mapping, settings or []))
     with watching(config.num_steps) as observe:
         record = train(config, out=out, name=Path(what).stem if is_file else what, observe=observe)
-    return _conclude(record, report)
+    return conclude(record, report)
 
 
 @app.command
@@ -106,7 +101,7 @@ def resume(
     else:
         say("This run has ended; there is nothing to resume.")
         record = former
-    return _conclude(record, report)
+    return conclude(record, report)
 
 
 @app.command
@@ -121,7 +116,7 @@ def report(*runs: Path, out: Annotated[Path, Parameter(name=["--out", "-o"])] = 
 
     if not runs:
         raise ConfigError("report: name at least one run directory; `tightrope runs` lists them.")
-    _write_report([read_run(path) for path in runs], out)
+    write_page([read_run(path) for path in runs], out)
 
 
 @app.command
@@ -139,13 +134,15 @@ def runs(
     """
     from tightrope.store import find_runs
 
+    from .listing import COLUMNS, listed
+
     if not folder.is_dir():
         raise ConfigError(f"runs: {folder} must be a folder; there is none. Name one, or make a run first.")
-    rows = [_row(path) for path in find_runs(folder)]
+    rows = [listed(path) for path in find_runs(folder)]
     if as_json:
         say(json.dumps(rows, indent=1))
     elif rows:
-        print_table({name: name for name in RUN_COLUMNS}, rows)
+        print_table({name: name for name in COLUMNS}, rows)
     else:
         say(f"No runs below {folder}.")
 
@@ -294,69 +291,6 @@ def fetch(name: str, /) -> None:
     from .fetching import fetch_archive
 
     fetch_archive(name)
-
-
-def _write_report(records: list[RunRecord], out: Path) -> None:
-    from tightrope.views import write_report
-
-    say(f"Report: {write_report(records, out)}")
-
-
-def _conclude(record: RunRecord, has_report: bool) -> int:
-    """Say how a run ended, write its report if asked, and return the exit code."""
-    _say(record)
-    if has_report:
-        _write_report([record], record.path / "report.html")
-    is_to_be_measured = record.config.get("measure", {}).get("every", 1) != 0
-    if record.outcome in ("completed", "target_loss") and is_to_be_measured and not _is_measured(record):
-        return UNMEASURED
-    return {"diverged": DIVERGED, "interrupted": INTERRUPTED}.get(record.outcome, 0)
-
-
-def _say(record: RunRecord) -> None:
-    ends = {
-        "completed": f"Done after {record.end.get('step')} steps.",
-        "target_loss": f"Target loss reached at step {record.end.get('step')}.",
-        "diverged": f"Diverged at step {record.end.get('step')}; everything up to there is stored.",
-        "interrupted": f"Interrupted at step {record.end.get('step')}; `tightrope resume {record.path}` goes on.",
-    }
-    say(ends[record.outcome])
-    say(record.verdict["words"])
-    if record.verdict.get("clipping"):
-        say(f"Clipped: {record.verdict['clipping']}.")
-    if record.average:
-        say(f"Average of {record.average['count']} restart ends: loss {record.average['loss']:.4g}.")
-    if record.test:
-        say(f"Held-out: loss {record.test['loss']:.4g}, {record.test['error']:.1%} wrong.")
-    say(f"Run: {record.path}")
-
-
-def _is_measured(record: RunRecord) -> bool:
-    return any(math.isfinite(ratio) for ratio in record.measurements["ratio"])
-
-
-def _row(path: Path) -> dict[str, Any]:
-    from tightrope.store import read_run
-
-    try:
-        record = read_run(path)
-    except TightropeError as error:
-        return {**dict.fromkeys(RUN_COLUMNS), "run": str(path), "outcome": f"unreadable: {error}"}
-    loss, lrs = record.steps["loss"], [lr for lr in record.steps["lr"].tolist() if math.isfinite(lr)]
-    ratios = [ratio for ratio in record.measurements["ratio"].tolist() if math.isfinite(ratio)]
-    method, median = record.config.get("method"), record.verdict.get("median")
-    lr = method.get("lr") if isinstance(method, dict) else max(lrs, default=None)
-    values = (
-        str(path),
-        record.method_name,
-        lr,
-        record.num_steps,
-        float(loss[-1]) if len(loss) and math.isfinite(loss[-1]) else None,
-        record.outcome,
-        record.verdict.get("name"),
-        median if median is not None else ratios[-1] if ratios else None,
-    )
-    return dict(zip(RUN_COLUMNS, values, strict=True))
 
 
 def _fail(message: str) -> int:
