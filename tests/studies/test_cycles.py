@@ -39,11 +39,23 @@ def test_the_lag_is_the_delay_that_was_put_in():
         assert (place, correlation) == (delay, pytest.approx(1.0))
 
 
+def stretch_of(ratio):
+    columns = {name: np.zeros(len(ratio)) for name in Stretch.__dataclass_fields__}
+    return Stretch(**{**columns, "ratio": np.array(ratio), "residual": np.full(len(ratio), 0.01)})
+
+
 def test_a_crossing_is_sure_at_both_ends_of_the_residual():
-    ratio = np.array([0.97, 1.0, 1.02, 1.0, 1.02, 0.97, 1.005, 1.02])
-    columns = {name: np.zeros(8) for name in Stretch.__dataclass_fields__}
-    stretch = Stretch(**{**columns, "ratio": ratio, "residual": np.full(8, 0.01)})
-    assert stretch.crossings() == [2, 7]
+    assert stretch_of([0.985, 1.0, 1.02, 1.0, 1.02, 0.96, 1.005, 1.02]).crossings() == [2, 7]
+    assert stretch_of([0.995, 1.02, 0.96, 1.02]).crossings() == [3]
+
+
+def test_a_ripple_around_the_edge_is_no_cycle():
+    assert stretch_of([0.96, 1.02, 0.98, 1.02, 0.975, 1.02, 0.96, 1.02]).crossings() == [1, 7]
+
+
+def test_a_fall_is_from_the_highest_to_the_lowest_ratio_of_a_cycle_that_came_to_its_end():
+    stretch = stretch_of([0.95, 1.02, 1.3, 1.1, 0.9, 0.8, 0.95, 1.02, 1.2, 0.94, 0.96, 1.02, 1.1, 0.99])
+    assert stretch.falls() == [(2, 5), (8, 9)]
 
 
 ORDERED = {"ratio": 1 + 0.05 * wave(0), "grad": wave(8), "nu": 0.3 * wave(16)}
@@ -70,6 +82,21 @@ def test_another_order_or_none_does_not_pass(change, result):
     assert found.result == result
 
 
+def test_a_correlation_that_is_largest_where_the_search_ends_leaves_the_order_open():
+    [found] = OrderOfEvents("run").judge([looked_at(**{**ORDERED, "grad": wave(25), "nu": 0.3 * wave(33)})])
+    assert (found.number, found.result) == ("", "UNDECIDED")
+    assert found.why.startswith("a correlation is largest 25 steps off")
+
+
+def test_two_cycles_decide_nothing():
+    ratio = 1 + 0.05 * wave(30, period=90.0)
+    sharpness = {"sharpness": np.exp(-1e-3 * TIME), "sharpness_residual": np.zeros(200)}
+    for check in (OrderOfEvents("run"), SharpnessOverACycle("claim", "run", falls=True)):
+        [found] = check.judge([looked_at(ratio, **sharpness)])
+        assert found.result == "UNDECIDED"
+        assert found.why.startswith("2 c")
+
+
 @pytest.mark.parametrize(
     ("slope", "falls", "residual", "result"),
     [
@@ -79,13 +106,12 @@ def test_another_order_or_none_does_not_pass(change, result):
         (-1e-3, True, 0.3, "UNDECIDED"),
     ],
 )
-def test_sharpness_is_followed_from_a_crossing_to_the_lowest_ratio(slope, falls, residual, result):
+def test_sharpness_is_followed_from_the_highest_to_the_lowest_ratio_of_a_cycle(slope, falls, residual, result):
     sharpness = 10 * np.exp(slope * TIME)
     outcome = looked_at(1 + 0.05 * wave(0), sharpness=sharpness, sharpness_residual=np.full(200, residual))
     [found] = SharpnessOverACycle("claim", "run", falls).judge([outcome])
     assert found.result == result
-    # The sine is surely above 1 after one step, and lowest three quarters of a period after its zero.
-    expected = np.exp(slope * 36) - 1
+    expected = np.exp(slope * 25) - 1  # half a period
     assert float(found.number.split("%")[0]) == pytest.approx(100 * expected, abs=0.2)
 
 

@@ -21,6 +21,10 @@ SPIKE = 2.0
 MEDIAN_WINDOW = 41
 """Steps of the running median: longer than a spike, and shorter than what changes its base."""
 LEAST_CORRELATION = 0.3
+CALM = 0.98
+"""A cycle is over once the ratio is surely below this: ripples of a hundredth around 1 are no cycles."""
+NUM_FOR_A_CYCLE = 3
+"""Cycles below which their median says too little."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,28 @@ class Stretch:
         return cls(**columns, grad_norm=np.array([norms[step] for step in columns["step"]]))
 
     def crossings(self) -> list[int]:
-        """Places at which the ratio, surely below 1 before, is surely above it for the first time."""
-        found, was_below = [], False
-        for place, (low, high) in enumerate(zip(self.ratio - self.residual, self.ratio + self.residual, strict=True)):
-            if high < 1:
-                was_below = True
-            elif low > 1 and was_below:
+        """Places at which the ratio is surely above 1 for the first time in a cycle.
+
+        At the window's beginning it must surely lie below 1 before; between two of them it must come to `CALM`.
+        """
+        low, high = self.ratio - self.residual, self.ratio + self.residual
+        found, is_calm = [], bool(high[0] < 1)
+        for place in range(len(low)):
+            if high[place] < CALM:
+                is_calm = True
+            elif low[place] > 1 and is_calm:
                 found.append(place)
-                was_below = False
+                is_calm = False
+        return found
+
+    def falls(self) -> list[tuple[int, int]]:
+        """Of each cycle the places of its highest ratio and of the lowest after that; not of one cut off before."""
+        starts, found = self.crossings(), []
+        for start, end in zip(starts, [*starts[1:], len(self.ratio)], strict=True):
+            peak = start + int(np.argmax(self.ratio[start:end]))
+            lowest = peak + int(np.argmin(self.ratio[peak:end]))
+            if self.ratio[lowest] + self.residual[lowest] < CALM:
+                found.append((peak, lowest))
         return found
 
 
@@ -80,7 +98,8 @@ class OrderOfEvents(Check):
 
     Decided by the lags of the largest cross-correlation, over at most half a cycle either way: of the gradient's norm
     behind the ratio and of nu's norm behind the gradient's (both must be positive, in logarithms), and of the fall of
-    the ratio behind the growth of nu (which must not be negative). The ratio is taken at both ends of its residual.
+    the ratio behind the growth of nu (which must not be negative). The ratio is taken at both ends of its residual. A
+    correlation that is largest where the search ends has no lag, and leaves the order open.
 
     Attributes:
         label: Of the run.
@@ -94,11 +113,14 @@ class OrderOfEvents(Check):
         if isinstance(stretch, str):
             return [Finding(claim, "", band, "UNDECIDED", stretch)]
         crossings = stretch.crossings()
-        if len(crossings) < 2:
+        if len(crossings) < NUM_FOR_A_CYCLE:
             return [Finding(claim, "", band, "UNDECIDED", f"{len(crossings)} crossings in the window")]
         most = max(2, int(np.median(np.diff(crossings))) // 2)
         ends = [stretch.ratio + sign * stretch.residual for sign in (0, -1, 1)]
         found = [_lags(stretch, ratio, most) for ratio in ends]
+        if any(abs(k) == most and c >= LEAST_CORRELATION for lags in found for k, c in lags):
+            why = f"a correlation is largest {most} steps off, where the search ends: half of the median cycle"
+            return [Finding(claim, "", band, "UNDECIDED", why)]
         sure = [all(c >= LEAST_CORRELATION for _, c in lags) for lags in found]
         right = [lags[0][0] > 0 and lags[1][0] > 0 and lags[2][0] >= 0 for lags in found]
         result = agreed([a and b for a, b in zip(sure, right, strict=True)])
@@ -109,10 +131,10 @@ class OrderOfEvents(Check):
 
 @dataclass(frozen=True)
 class SharpnessOverACycle(Check):
-    """From a crossing to the lowest ratio of its cycle raw sharpness falls, or it does not.
+    """As the ratio falls, from its highest to its lowest in a cycle, raw sharpness falls too, or it does not.
 
-    The number is the median over the cycles of the relative change; the last cycle may be cut off by the window's end.
-    A run that resolves its instability by adapting P has no such fall.
+    The number is the median over the cycles of the relative change. A run that resolves its instability by adapting P
+    has no such fall.
 
     Attributes:
         claim: In words.
@@ -129,18 +151,17 @@ class SharpnessOverACycle(Check):
         stretch = _stretch(self.label, outcomes)
         if isinstance(stretch, str):
             return [Finding(claim, "", band, "UNDECIDED", stretch)]
-        starts = stretch.crossings()
-        if not starts:
-            return [Finding(claim, "", band, "UNDECIDED", "no crossing in the window")]
-        ends = [*starts[1:], len(stretch.step)]
-        lowest = [start + int(np.argmin(stretch.ratio[start:end])) for start, end in zip(starts, ends, strict=True)]
+        falls = stretch.falls()
+        if len(falls) < NUM_FOR_A_CYCLE:
+            return [Finding(claim, "", band, "UNDECIDED", f"{len(falls)} cycles in the window")]
+        highest, lowest = (list(places) for places in zip(*falls, strict=True))
         S, error = stretch.sharpness, stretch.sharpness_residual
         change, low, high = (
-            float(np.median((S + sign * error)[lowest] / (S - sign * error)[starts] - 1)) for sign in (0, -1, 1)
+            float(np.median((S + sign * error)[lowest] / (S - sign * error)[highest] - 1)) for sign in (0, -1, 1)
         )
         result = agreed([(end < 0) is self.falls for end in (low, high)])
         number = f"{change:+.2%} +- {max(high - change, change - low):.1%}"
-        return [Finding(claim, number, band, result, f"median of {len(starts)} cycles")]
+        return [Finding(claim, number, band, result, f"median of {len(falls)} cycles")]
 
 
 @dataclass(frozen=True)
