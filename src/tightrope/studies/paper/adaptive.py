@@ -132,7 +132,7 @@ FIG1B = Study(
     version=2,
     grids=(
         ("small", _beta1s_small),
-        ("cpu", lambda: _beta1s_on_cifar(1000, 700)),
+        ("cpu", lambda: _beta1s_on_cifar(5000, 700)),
         ("paper", lambda: _beta1s_on_cifar(None, 2000)),
     ),
     panels=PANELS,
