@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tightrope.studies import STUDIES, LargerBatchNearer, Outcome, PushedDown, SpikesLate
+from tightrope.studies import STUDIES, LargerBatchHigher, Outcome, PushedDown, ShortOnAverage, SpikesLate
 
 from .made_up import made_up
 
@@ -68,7 +68,7 @@ def test_what_comes_late_can_be_left_to_another_check():
     [band, fall] = pushed(spiking, share=0.8)
     assert [band.result, fall.result, fall.number] == ["PASS", "PASS", "5 times"]
     assert [finding.result for finding in pushed(rising(450), share=0.8)] == ["MISS"]
-    [found] = LargerBatchNearer("nearer", (("run", "small"),), share=0.8).judge(
+    [found] = LargerBatchHigher("higher", (("run", "small"),), share=0.8).judge(
         [warming("run", spiking), warming("small", rising(100, level=0.7))]
     )
     assert found.number == "1.000 against 0.700"
@@ -90,17 +90,31 @@ def test_batches_are_compared_from_the_crossing_of_the_larger_one_on(small, resi
     # Before the crossing, and after the warmup, the smaller batch is far above the larger one.
     theirs = np.where((STEPS >= 150) & (STEPS <= 500), small, 9.0)
     outcomes = [warming("large", rising(150), residual), warming("small", theirs, residual)]
-    [found] = LargerBatchNearer("nearer", (("large", "small"),)).judge(outcomes)
+    [found] = LargerBatchHigher("higher", (("large", "small"),)).judge(outcomes)
     assert found.result == result
     assert found.number == f"1.000 against {small:.3f}"
 
 
 def test_batches_are_compared_at_steps_measured_in_both():
-    [found] = LargerBatchNearer("nearer", (("large", "small"),)).judge(
+    [found] = LargerBatchHigher("higher", (("large", "small"),)).judge(
         [warming("large", rising(150)), warming("small", [0.5, 0.7, 9.0], at=np.array([200, 300, 325]))]
     )
     assert found.number == "1.000 against 0.600"
     assert found.why == "means over 2 steps from 200 on; it is above at 2 of them"
+
+
+@pytest.mark.parametrize(
+    ("level", "residual", "result"),
+    [(0.9, 0.01, "PASS"), (1.05, 0.01, "MISS"), (0.99, 0.02, "UNDECIDED"), (0.5, 0.01, "UNDECIDED")],
+)
+def test_the_mean_ratio_of_a_run_that_is_to_stay_short_counts_from_where_it_comes_near(level, residual, result):
+    check = ShortOnAverage("short", "run", reaches=0.6, share=0.8)
+    late = np.where(STEPS > 400, 9.0, rising(150, level))  # left to another check
+    [found] = check.judge([warming("run", late, residual), warming("another", rising(150, 3.0))])
+    assert found.result == result
+    assert found.why == (
+        "mean over steps 150 to 400" if level > 0.6 else "0 measurements from the first ratio of 0.6 on"
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,8 +139,9 @@ def test_what_is_not_there_yet_is_open_and_says_why():
     here = warming("run", rising(150))
     checks = [
         PushedDown("pushed down", ("waiting",), BAND, falls=3),
-        LargerBatchNearer("nearer", (("run", "waiting"),)),
-        LargerBatchNearer("nearer", (("waiting", "run"),)),
+        ShortOnAverage("short", "waiting", reaches=0.6),
+        LargerBatchHigher("higher", (("run", "waiting"),)),
+        LargerBatchHigher("higher", (("waiting", "run"),)),
         SpikesLate("it spikes", (("run", "waiting"),), above=1.2, share=0.6),
     ]
     found = [finding for check in checks for finding in check.judge([here, Outcome("waiting")])]

@@ -30,7 +30,7 @@ from .short_run import CANDIDATES, SEARCH_STEPS, find_rates, spaced
 from .solutions import FallsWith, SharperAtEqualSteps
 from .soundness import Soundness, examine
 from .study import SCALES, Case, Study, check_scale, run_key
-from .warmup import LargerBatchNearer, PushedDown, SpikesLate
+from .warmup import LargerBatchHigher, PushedDown, ShortOnAverage, SpikesLate
 
 __all__ = [
     "Study",
@@ -67,7 +67,8 @@ __all__ = [
     "MidTraining",
     "NeverFarBeyond",
     "PushedDown",
-    "LargerBatchNearer",
+    "ShortOnAverage",
+    "LargerBatchHigher",
     "SpikesLate",
     "FallsWith",
     "SharperAtEqualSteps",

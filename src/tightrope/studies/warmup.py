@@ -130,7 +130,38 @@ class PushedDown(Check):
 
 
 @dataclass(frozen=True)
-class LargerBatchNearer(Check):
+class ShortOnAverage(Check):
+    """From where a run has come near its edge to the end of warmup its mean ratio is below 1.
+
+    Attributes:
+        claim: In words.
+        label: Of the run.
+        reaches: The ratio that is near.
+        share: As for `PushedDown`.
+    """
+
+    claim: str
+    label: str
+    reaches: float
+    share: float = 1.0
+
+    def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
+        [outcome] = [each for each in outcomes if each.label == self.label]
+        claim = f"{self.label}: {self.claim}"
+        if outcome.record is None:
+            return [Finding(claim, "", "< 1", "UNDECIDED", outcome.reason)]
+        found = Stretch.of(outcome.record, self.reaches)
+        judged = found.step <= self.share * warmup_steps(outcome.record)
+        if judged.sum() < NUM_FOR_A_PLATEAU:
+            why = f"{judged.sum()} measurements from the first ratio of {self.reaches:g} on"
+            return [Finding(claim, "", "< 1", "UNDECIDED", why)]
+        mean, residual = found.ratio[judged].mean(), found.residual[judged].mean()
+        why = f"mean over steps {found.step[judged][0]:.0f} to {found.step[judged][-1]:.0f}"
+        return [Finding(claim, f"{mean:.3f} +- {residual:.1g}", "< 1", below(mean, residual, 1.0), why)]
+
+
+@dataclass(frozen=True)
+class LargerBatchHigher(Check):
     """From one run's first crossing to the end of warmup its mean ratio is above that of another.
 
     Attributes:

@@ -9,7 +9,7 @@ from tightrope.training import RunConfig, from_mapping
 
 from ..panels import OverSteps
 from ..study import Case, Study
-from ..warmup import LargerBatchNearer, PushedDown, SpikesLate
+from ..warmup import LargerBatchHigher, PushedDown, ShortOnAverage, SpikesLate
 from .networks import adam
 
 BAND = (0.6, 1.2)
@@ -82,10 +82,12 @@ FIG7 = Study(
     checks=(
         PushedDown("the ratio stays near 1 as the threshold falls", (LARGE[0],), BAND, FALLS),
         PushedDown(f"{UNTIL_LATE}the ratio stays near 1 as the threshold falls", (LARGE[1],), BAND, FALLS, share=LATE),
-        PushedDown("the ratio stays short of 1 or near it", (SMALL[0],), BAND, FALLS, reaches=JUST_SHORT),
-        PushedDown(f"{UNTIL_LATE}the ratio stays short of 1 or near it", (SMALL[1],), BAND, FALLS, JUST_SHORT, LATE),
-        LargerBatchNearer("it is nearer to its edge than the smaller one", ((LARGE[0], SMALL[0]),)),
-        LargerBatchNearer(f"{UNTIL_LATE}it is nearer to its edge than the smaller one", ((LARGE[1], SMALL[1]),), LATE),
+        PushedDown("the ratio is held as the threshold falls", (SMALL[0],), BAND, FALLS, reaches=JUST_SHORT),
+        PushedDown(f"{UNTIL_LATE}the ratio is held as the threshold falls", (SMALL[1],), BAND, FALLS, JUST_SHORT, LATE),
+        ShortOnAverage("the ratio stays short of 1", SMALL[0], JUST_SHORT),
+        ShortOnAverage(f"{UNTIL_LATE}the ratio stays short of 1", SMALL[1], JUST_SHORT, LATE),
+        LargerBatchHigher("its ratio is higher than with the smaller one", ((LARGE[0], SMALL[0]),)),
+        LargerBatchHigher(f"{UNTIL_LATE}its ratio is higher than with the smaller one", ((LARGE[1], SMALL[1]),), LATE),
         SpikesLate("it spikes late in warmup", ((LARGE[1], LARGE[0]),), above=BAND[1], share=LATE),
     ),
 )
