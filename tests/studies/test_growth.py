@@ -98,3 +98,10 @@ def test_short_before_p_is_frozen_and_at_the_edge_after(outcome, results):
 )
 def test_a_run_stays_short_where_its_highest_ratio_past_the_first_steps_does(outcome, result):
     assert StaysShort("claim", 0.9).judge([outcome])[0].result == result
+
+
+def test_one_run_alone_can_be_asked_whether_it_stays_short():
+    short, long = (made_up(name, step=[100], ratio=[ratio]) for name, ratio in (("short", 0.5), ("long", 1.5)))
+    [found] = StaysShort("claim", 0.9, label="short").judge([long, short])
+    assert (found.claim, found.result) == ("short: claim", "PASS")
+    assert [each.result for each in StaysShort("claim", 0.9).judge([long, short])] == ["MISS", "PASS"]

@@ -63,13 +63,15 @@ class StaysShort(Check):
     Attributes:
         claim: In words.
         below: The bound.
+        label: Of the one run that is judged; None for all of them.
     """
 
     claim: str
     below: float
+    label: str | None = None
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
-        return [self._one(outcome) for outcome in outcomes]
+        return [self._one(outcome) for outcome in outcomes if self.label in (None, outcome.label)]
 
     def _one(self, outcome: Outcome) -> Finding:
         claim = f"{outcome.label}: {self.claim}"

@@ -60,18 +60,15 @@ FIG3 = Study(
 )
 TINY = (2e-5, 5e-5, 1e-4)
 """Figure 15 on digits, chosen on seed 1; the last one is frozen in Figure 16."""
+EARLY = 50
+"""When: digits are learnt fast, and curvature no longer rises by itself where P is frozen some hundred steps later."""
 TINY_ON_CIFAR = (1e-6, 2.236e-6, 5e-6)
 """The paper names the middle one (Figure 16)."""
 FROZEN_LABEL, FREE_LABEL = "P frozen", "Adam"
 
 
-def _tiny_small(lr: float, num_steps: int = 3000, **settings: Any) -> RunConfig:
-    return digits_run(adam(lr), num_steps, 40, problem={"model": "cnn"}, **settings)
-
-
-def _longer_small(lr: float, **settings: Any) -> RunConfig:
-    """How long the ratio takes to rise once P is frozen differs from seed to seed."""
-    return _tiny_small(lr, 6000, **settings)
+def _tiny_small(lr: float, **settings: Any) -> RunConfig:
+    return digits_run(adam(lr), 3000, 40, problem={"model": "cnn"}, **settings)
 
 
 def _tiny_cpu(lr: float, **settings: Any) -> RunConfig:
@@ -112,11 +109,14 @@ FIG16 = Study(
     figure="Figure 16",
     version=1,
     grids=(
-        ("small", lambda: _halfway(_longer_small, 1e-4, 200)),
+        ("small", lambda: _halfway(_tiny_small, TINY[-1], EARLY)),
         ("cpu", lambda: _halfway(_tiny_cpu, 1e-4, 200)),
         ("paper", lambda: _halfway(_tiny_paper, 2.236e-6, 6000)),
     ),
     panels=(OverSteps("loss"), OverSteps("preconditioned_sharpness"), OverSteps("ratio")),
-    checks=(RisesWhenFrozen("the ratio stays short of the edge", 0.9, AT_THE_EDGE, FROZEN_LABEL),),
+    checks=(
+        StaysShort("the ratio stays short of the edge", 0.9, FREE_LABEL),
+        RisesWhenFrozen("the ratio stays short of the edge", 0.9, AT_THE_EDGE, FROZEN_LABEL),
+    ),
 )
 FROZEN = (FIG3, FIG15, FIG16)
