@@ -14,12 +14,12 @@ import time
 import msgspec
 import pytest
 
-from tightrope.errors import ConfigError
+from tightrope.errors import ConfigError, DataError
 from tightrope.optim import RECIPES
 from tightrope.problems import Chebyshev, Cifar10
 from tightrope.store import EVENTS, RunWriter, read_run
 from tightrope.studies import STUDIES, Case, StudyFolder, execute
-from tightrope.studies.worker import carry_out
+from tightrope.studies.worker import attempt, carry_out, order_of
 from tightrope.training import MeasureConfig, RunConfig, run
 
 from ..training.test_resume import Killed, events_of, killed_at
@@ -84,6 +84,22 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on_once(folder, tmp_path
     assert (again.num_found, again.failures) == (1, {})
     after = (folder.run_path(OTHER.key) / EVENTS).stat()
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, DataError])
+def test_an_error_of_several_lines_is_one_line_wherever_it_is_told(folder, monkeypatch, error):
+    def fails(*_):
+        raise error("boom\n  second line\r\n")
+
+    monkeypatch.setattr("tightrope.studies.worker.carry_out", fails)
+    report = attempt(order_of(OTHER, folder), lambda report: False)
+    assert report.words == {RuntimeError: "RuntimeError: boom second line", DataError: "boom second line"}[error]
+
+
+def test_the_reason_of_a_failure_that_an_older_version_stored_is_one_line(folder):
+    folder.note_failure(OTHER, "boom\n  second line")
+    assert folder.state(OTHER).reason == "boom second line"
+    assert folder.outcomes([OTHER])[0].reason == "failed: boom second line"
 
 
 def test_a_run_whose_configuration_was_edited_is_a_failure_and_stays_as_it_is(folder):

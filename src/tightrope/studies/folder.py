@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tightrope.errors import ConfigError, StoreError
+from tightrope.errors import ConfigError, StoreError, one_line
 from tightrope.store import CONFIG, EVENTS, RunRecord, read_run, replace_file
 from tightrope.training import RunConfig, from_mapping
 
@@ -125,7 +125,8 @@ class StudyFolder:
     def _failure(self, key: str) -> str:
         path = self._failures / f"{key}.json"
         try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.exists() else ""
+            # An older version kept the lines of an error as they were.
+            return one_line(str(json.loads(path.read_text(encoding="utf-8"))["reason"])) if path.exists() else ""
         except (OSError, ValueError, KeyError, TypeError):
             return f"{path} is damaged"
 

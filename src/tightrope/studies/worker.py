@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tightrope.errors import TightropeError
+from tightrope.errors import TightropeError, one_line
 from tightrope.store import CONFIG, RunRecord, RunWriter
 from tightrope.training import Progress, RunConfig, from_mapping, resume, run
 
@@ -98,7 +98,7 @@ def _wait_for_orphan(path: Path) -> None:
 
 
 def attempt(order: Order, tell: Tell) -> Report:
-    """Carry out an order, saying now and then where it stands; whatever goes wrong is in the last report.
+    """Carry out an order, saying now and then where it stands; whatever goes wrong is in the last report, on one line.
 
     Raises:
         SystemExit: nobody listens any more. What the run stored can be taken up.
@@ -107,9 +107,9 @@ def attempt(order: Order, tell: Tell) -> Report:
     try:
         record = carry_out(Path(order.path), from_mapping(tomllib.loads(order.config)), reporter)
     except TightropeError as error:
-        return Report(reporter.step, "failed", str(error))
+        return Report(reporter.step, "failed", one_line(str(error)))
     except Exception as error:  # whatever it is: the other runs go on
-        return Report(reporter.step, "failed", f"{type(error).__name__}: {error}")
+        return Report(reporter.step, "failed", one_line(f"{type(error).__name__}: {error}"))
     return Report(len(record.steps["step"]), record.outcome, str(record.verdict.get("words", "")))
 
 
