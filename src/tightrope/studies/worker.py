@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tightrope.errors import TightropeError, one_line
+from tightrope.errors import StoreError, TightropeError, one_line
 from tightrope.store import CONFIG, RunRecord, RunWriter
 from tightrope.training import Progress, RunConfig, from_mapping, resume, run
 
-from .folder import StudyFolder
+from .folder import StudyFolder, anew
 from .study import Case
 
 SECONDS_BETWEEN_REPORTS = 0.2
@@ -85,7 +85,11 @@ def carry_out(path: Path, config: RunConfig, observe: Callable[[Progress], None]
     """
     if (path / CONFIG).exists():
         _wait_for_orphan(path)
-        return resume(path, observe=observe)
+        try:
+            return resume(path, observe=observe)
+        except StoreError as error:
+            # A run of its own, elsewhere, would be none of the study's.
+            raise StoreError(str(error).replace(f"tightrope run {path / CONFIG}", anew(path))) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     return run(config, out=path, observe=observe)
 

@@ -214,7 +214,7 @@ def _check_identity(path: Path, stored: State, present: State, is_strict: bool) 
         if is_strict and stored[name] != present[name]:
             raise StoreError(
                 f"resume: {name} must be those of the checkpoint, {stored[name]}; got {present[name]}. Go back to "
-                "them, or pass --anyway to go on with numbers that may differ in their last digits."
+                f"them, or go on with numbers that may differ in their last digits: tightrope resume {path} --anyway"
             )
 
 
