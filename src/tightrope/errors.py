@@ -43,6 +43,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(names)}."
 
 
+def one_line(text: str) -> str:
+    """A message on one line, whatever whoever raised it wrote.
+
+    Example:
+        >>> one_line("boom\\nsecond  line")
+        'boom second line'
+    """
+    return " ".join(text.split())
+
+
 def check_number(where: str, value: object, is_allowed: Callable[[float], bool], must: str, hint: str = "") -> None:
     """Raise unless the value is a number and allowed.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,15 @@ import time
 import msgspec
 import pytest
 
-from tightrope.errors import ConfigError
+from tightrope.errors import ConfigError, DataError
 from tightrope.optim import RECIPES
 from tightrope.problems import Chebyshev, Cifar10
-from tightrope.store import EVENTS, RunWriter, read_run
+from tightrope.store import CHECKPOINT, CONFIG, EVENTS, RunWriter, read_run
 from tightrope.studies import STUDIES, Case, StudyFolder, execute
-from tightrope.studies.worker import carry_out
+from tightrope.studies.worker import attempt, carry_out, order_of
 from tightrope.training import MeasureConfig, RunConfig, run
 
-from ..training.test_resume import Killed, events_of, killed_at
+from ..training.test_resume import Killed, events_of, killed_at, snapshot
 
 NETWORK = RunConfig(
     problem=Chebyshev(width=20),
@@ -86,6 +87,22 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on_once(folder, tmp_path
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, DataError])
+def test_an_error_of_several_lines_is_one_line_wherever_it_is_told(folder, monkeypatch, error):
+    def fails(*_):
+        raise error("boom\n  second line\r\n")
+
+    monkeypatch.setattr("tightrope.studies.worker.carry_out", fails)
+    report = attempt(order_of(OTHER, folder), lambda report: False)
+    assert report.words == {RuntimeError: "RuntimeError: boom second line", DataError: "boom second line"}[error]
+
+
+def test_the_reason_of_a_failure_that_an_older_version_stored_is_one_line(folder):
+    folder.note_failure(OTHER, "boom\n  second line")
+    assert folder.state(OTHER).reason == "boom second line"
+    assert folder.outcomes([OTHER])[0].reason == "failed: boom second line"
+
+
 def test_a_run_whose_configuration_was_edited_is_a_failure_and_stays_as_it_is(folder):
     execute([OTHER], folder)
     config = folder.run_path(OTHER.key) / "config.toml"
@@ -96,6 +113,66 @@ def test_a_run_whose_configuration_was_edited_is_a_failure_and_stays_as_it_is(fo
     config.write_text(config.read_text().replace("num_steps = 31", "num_steps = 30"))
     again = execute([OTHER], folder)
     assert (again.num_found, again.failures) == (1, {})
+
+
+def halved(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def garbled(path):
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"{oops\n", *lines[2:]]))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        (EVENTS, halved),
+        (EVENTS, garbled),
+        (EVENTS, os.unlink),
+        (CONFIG, os.unlink),
+        (CONFIG, lambda path: path.write_text("= = =")),
+        (CHECKPOINT, os.unlink),
+        (CHECKPOINT, halved),
+    ],
+)
+def test_a_damaged_run_is_left_as_it_is_and_made_anew_once_it_is_deleted_as_it_was_told(folder, file, damage):
+    case = Case("the run", msgspec.structs.replace(OTHER.config, checkpoint_seconds=0.0))
+    path = folder.run_path(case.key)
+    path.parent.mkdir(parents=True)
+    with pytest.raises(Killed):
+        run(case.config, out=path, observe=killed_at(20))
+    damage(path / file)
+    held = snapshot(path)
+    state = folder.state(case)
+    reason = state.reason if state.is_spoilt else attempt(order_of(case, folder), lambda report: False).words
+    assert f" {path} and give `tightrope study run` again" in reason
+    assert "tightrope run" not in reason
+    assert "\n" not in reason
+    assert snapshot(path) == held
+    shutil.rmtree(path)
+    assert attempt(order_of(case, folder), lambda report: False).outcome == "completed"
+    assert folder.state(case).state == "done"
+
+
+def test_half_a_run_is_a_failure_that_no_worker_touches_and_the_others_go_on(folder):
+    half = folder.run_path(CASE.key)
+    half.mkdir(parents=True)
+    (half / CONFIG).write_text(CASE.config.to_toml())
+    done = execute([CASE, OTHER], folder)
+    reason = f"{half} lacks its events.jsonl; put it back, or delete {half} and give `tightrope study run` again."
+    assert done.failures == {"the run": reason}
+    assert folder.state(CASE).reason == reason
+    assert [entry.name for entry in half.iterdir()] == [CONFIG]
+    assert folder.state(OTHER).state == "done"
+
+
+def test_a_run_that_was_killed_before_it_stored_anything_is_missing_and_made(folder):
+    path = folder.run_path(OTHER.key)
+    path.mkdir(parents=True)
+    (path / EVENTS).touch()
+    assert folder.state(OTHER).state == "missing"
+    assert attempt(order_of(OTHER, folder), lambda report: False).outcome == "completed"
 
 
 def test_a_run_that_an_orphan_still_holds_is_waited_for(folder, tmp_path):

@@ -120,6 +120,7 @@ def aeos(tmp_path, monkeypatch, capsys):
         (["mine.py:HandAdam", "--lr", "0.1", "--lr", "0.01"], "--lr: must be given twice"),
         (["mine.py:HandAdam", "-j", "0"], "-j: must be a whole number, at least 1"),
         (["mine.py:HandAdam", "--lr", "1e-3", "--lr", "1e-2", "--set", "stepz=3"], "--set stepz: not a setting"),
+        (["mine.py:HandAdam", "--lr", "1e-3", "--lr", "1e-2", "--set", "device=gpu"], "device: must be one that torch"),
     ],
 )
 def test_bad_usage_is_one_line_and_writes_nothing(aeos, tmp_path, arguments, words):

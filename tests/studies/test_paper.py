@@ -60,3 +60,12 @@ def test_the_papers_own_preconditioner_is_used():
             assert method.eps == 1e-7
             is_corrected = case.series in ("Adam, bias corrected", "AdamW")
             assert getattr(method, "bias_correction", False) is is_corrected
+
+
+def test_figure_13_is_named_by_what_its_checks_decide():
+    study = STUDIES["fig13"]
+    decided = "above its edge more often than heavy ball"
+    assert [check.claim for check in study.checks] == [
+        f"{name} is {decided}" for name in ("Gradient descent", "Nesterov")
+    ]
+    assert study.title == f"Gradient descent and Nesterov are {decided.replace('its', 'their')}"

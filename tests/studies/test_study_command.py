@@ -33,6 +33,9 @@ def study(tmp_path, monkeypatch, capsys):
         (["run", "fig5", "-j", "0"], "-j: must be a whole number, at least 1; got 0."),
         (["run", "fig5", "--set", "lrr=1"], "--set lrr: not a setting."),
         (["run", "fig5", "--set", "lr=1"], "must leave the runs of fig5 different"),
+        (["run", "fig1b", "--set", "device=cuda:99"], "device: must be one that torch has here; got 'cuda:99' ("),
+        (["run", "fig1b", "--set", "device=gpu", "--dry"], "device: must be one that torch has here; got 'gpu' ("),
+        (["run", "fig1b", "--set", "batch_size=21"], "batch_size: must be at most the 20 examples; got 21."),
         (["check", "fg5"], "Did you mean 'fig5'?"),
         (["check", "fig2", "--into", "page.md"], "--into: page.md must be a page that can be rewritten"),
         (["status", "fig5", "--scale", "tiny"], "--scale: 'tiny' is not known."),
@@ -126,9 +129,7 @@ def test_from_runs_to_a_missed_check_and_a_page(study, tmp_path):
     code, out, _ = study("status", "fig1b", *short)
     assert code == 0
     assert "4 runs: 4 done" in out
-    (tmp_path / "page.md").write_text(
-        "Before\n<!-- measured small: begin -->\nstale\n<!-- measured small: end -->\nafter\n"
-    )
+    (tmp_path / "page.md").write_text(page_of("fig1b", "stale"))
     code, out, _ = study("check", "fig1b", *short, "--into", "page.md")
     assert code == 3
     assert "fig1b: MISS (4 of 4 runs" in out
@@ -140,6 +141,51 @@ def test_from_runs_to_a_missed_check_and_a_page(study, tmp_path):
     assert f"torch {environment()['versions']['torch']}" in page
     rows = json.loads(study("status", "fig1b", *short, "--json")[1])
     assert [row["step"] for row in rows] == [300] * 4
+
+
+def page_of(*rows):
+    table = "\n".join(["| study | figure |", "|---|---|", *(f"| {name} | x |" for name in rows), "| together | |"])
+    return f"Before\n<!-- measured small: begin -->\n{table if rows else ''}\n<!-- measured small: end -->\nafter\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "lost"),
+    [
+        (["fig14"], ["fig1b", "fig14", "p1", "fig1b"], "those of fig1b, p1 would be lost"),
+        (["fig1b", "fig14"], ["fig1b", "fig14", "fig2"], "those of fig2 would be lost"),
+    ],
+)
+def test_a_page_that_would_lose_rows_of_other_studies_is_left_alone(study, tmp_path, names, rows, lost):
+    page = tmp_path / "page.md"
+    page.write_text(page_of(*rows))
+    code, out, err = study("check", *names, "--into", "page.md")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert lost in err
+    assert "Name these studies too, or all." in err
+    assert page.read_text() == page_of(*rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"), [(["fig14"], []), (["fig14"], ["fig14"]), (["fig14", "fig2"], ["fig14"]), (["fig2"], ["gone"])]
+)
+def test_a_page_that_holds_nothing_else_takes_what_was_found(study, tmp_path, names, rows):
+    (tmp_path / "page.md").write_text(page_of(*rows))
+    assert study("check", *names, "--into", "page.md")[0] == 0
+    page = (tmp_path / "page.md").read_text()
+    assert all(f"| {name} | Figure {name[3:]} | any | PASS | exact |" in page for name in names)
+
+
+@pytest.mark.parametrize("names", [["all"], ["fig1b", "fig14"], ["fig1b"]])
+@pytest.mark.parametrize("rows", [[], ["fig1b", "fig14"]])
+def test_without_any_run_a_page_is_left_alone_and_the_command_that_makes_them_is_told(study, tmp_path, names, rows):
+    rows = [name for name in rows if name in names or names == ["all"]]
+    (tmp_path / "page.md").write_text(page_of(*rows))
+    code, out, err = study("check", *names, "--set", "seed=3", "--out", "none here", "--into", "page.md")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "none here must hold a run that ended" in err
+    made_by = f"tightrope study run {' '.join(names)} --scale small --set seed=3 --out 'none here'"
+    assert err.endswith(f"Make them: {made_by}\n")
+    assert (tmp_path / "page.md").read_text() == page_of(*rows)
 
 
 def test_a_page_without_the_marks_is_left_alone(study, tmp_path):

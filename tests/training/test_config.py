@@ -96,7 +96,14 @@ def test_the_presets_are_not_changed_by_overriding():
     ("settings", "message"),
     [
         (["lrr=1"], "--set lrr: not a setting. Did you mean 'lr'?"),
-        (["method.beta3=1"], "--set method.beta3: not a setting. Did you mean 'method.beta"),
+        (["method.beta3=1"], "--set method.beta3: not a setting. Did you mean 'method.beta2', 'method.beta1', "),
+        (["BETA3=1"], "--set BETA3: not a setting. Did you mean 'beta2', 'beta1' or 'eta'?"),
+        (
+            ["nosuch=1"],
+            "--set nosuch: not a setting. Known: average_restarts, num_steps, batch_size, seed, dtype, device, "
+            "checkpoint_seconds, and those of the tables problem, method, schedule, sam, clipping, freeze, measure, "
+            "stop, as measure.every.",
+        ),
         (["lr=-1"], "method.lr: must be positive and finite; got -1.0."),
         (["lr=nan"], "method.lr: numbers must be at most 1e+30 in size; got nan."),
         (["lr=0.1\nnum_steps=3"], "method.lr: Expected `float`, got `str`"),
@@ -123,7 +130,7 @@ def test_the_presets_are_not_changed_by_overriding():
         (["num_steps=0"], "num_steps: Expected `int` >= 1"),
         (["num_steps=1.5"], "num_steps: Expected `int`"),
         (["hidden=[0]"], "problem.hidden: widths must be at least 1"),
-        (["measure=3"], "--set measure: not a setting."),
+        (["measure=3"], "--set measure: not a setting. Did you mean 'measure.rtol', 'measure.every', "),
         (["weight_decay=-1"], "method.weight_decay: must be finite and at least 0"),
         (["rtol=0"], "measure.rtol: must be positive"),
         (["schedule=cosin"], "schedule.name: 'cosin' is not known. Did you mean 'cosine'?"),
@@ -143,6 +150,13 @@ def test_a_mistake_is_one_line_that_names_the_setting(settings, message):
         demo(*settings)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["measure", "method.beta3", "m", "name.name", "a", "e" * 40])
+def test_at_most_five_settings_are_offered_for_one_that_is_not_there(key):
+    with pytest.raises(ConfigError, match=r"not a setting\.") as error:
+        demo(f"{key}=1")
+    assert str(error.value).count("' or '") + str(error.value).count("', '") < 5
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import re
+import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tightrope.errors import ConfigError
 from tightrope.store import replace_file
-from tightrope.studies import Judgement, total
+from tightrope.studies import STUDIES, Judgement, Study, total
 
 
 def marks(scale: str) -> tuple[str, str]:
@@ -18,29 +19,46 @@ def marks(scale: str) -> tuple[str, str]:
     return f"<!-- measured {scale}: begin -->", f"<!-- measured {scale}: end -->"
 
 
-def around_the_table(page: Path, scale: str) -> tuple[str, str]:
-    """What stands before and after the tables of a scale in a page.
+def check_page(page: Path, scale: str, studies: Iterable[Study]) -> None:
+    """Raise unless the tables of these studies can take the place of those that a page holds of a scale.
 
     Raises:
-        ConfigError: there is no such page, or it has not one place for the table.
+        ConfigError: there is no such page, it has not one place for them, or rows of another study would be lost.
     """
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--into: {page} must be a page that can be rewritten; {error.strerror}.") from error
-    begin, end = marks(scale)
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ConfigError(f"--into: {page} must hold the lines {begin} and {end} once each, in this order.")
-    return text.split(begin)[0], text.split(end)[1]
+    _, tables, _ = _parted(page, scale)
+    held = dict.fromkeys(line.split("|")[1].strip() for line in tables.splitlines() if line.startswith("|"))
+    lost = [name for name in held if name in STUDIES.keys() - {study.name for study in studies}]
+    if lost:
+        raise ConfigError(
+            f"--into: all rows of {scale} in {page} must be written at once; those of {', '.join(lost)} would be lost. "
+            "Name these studies too, or all."
+        )
+
+
+def check_runs(found: Iterable[Judgement], names: Iterable[str], settings: Iterable[str], folder: Path) -> None:
+    """Raise where the studies named need runs and none of any of them has ended: nothing was measured.
+
+    Raises:
+        ConfigError: where the runs were looked for, and what makes them.
+    """
+    needy = [judgement for judgement in found if judgement.num_runs]
+    if not needy or any(judgement.costs for judgement in needy):
+        return
+    scale = needy[0].scale
+    options = ["--scale", scale, *(part for each in settings for part in ("--set", each)), "--out", str(folder)]
+    raise ConfigError(
+        f"--into: {folder} must hold a run that ended, of what is to be written; there is none at {scale}. Make them: "
+        f"tightrope study run {shlex.join([*names, *options])}"
+    )
 
 
 def write_table(page: Path, scale: str, found: Sequence[Judgement]) -> None:
     """Replace what stands between the two marks of a page by what was found now; the rest of it stays.
 
     Raises:
-        ConfigError: as `around_the_table`, or it cannot be written.
+        ConfigError: there is no such page, it has not one place for the table, or it cannot be written.
     """
-    (before, after), (begin, end) = around_the_table(page, scale), marks(scale)
+    (before, _, after), (begin, end) = _parted(page, scale), marks(scale)
     try:
         replace_file(page, f"{before}{begin}\n{table(found)}\n{end}{after}".encode())
     except OSError as error:
@@ -69,6 +87,20 @@ def machine() -> str:
     except OSError:
         found = None
     return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def _parted(page: Path, scale: str) -> tuple[str, str, str]:
+    """What stands before, between and after the marks of a scale in a page."""
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--into: {page} must be a page that can be rewritten; {error.strerror}.") from error
+    begin, end = marks(scale)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ConfigError(f"--into: {page} must hold the lines {begin} and {end} once each, in this order.")
+    before, _, rest = text.partition(begin)
+    between, _, after = rest.partition(end)
+    return before, between, after
 
 
 def _environment(found: Sequence[Judgement]) -> str:

@@ -72,7 +72,8 @@ def study_check(
         scale: As for run.
         settings: As for run.
         out: Folder of the runs.
-        into: A Markdown page to write the table into, between its two marks, such as docs/reproduction.md.
+        into: A Markdown page to write the tables into, between the two marks of the scale, such as
+            docs/reproduction.md; left as it is where rows of other studies would be lost, or no run has ended.
         as_json: Print one JSON list.
     """
     from .studying import check_studies

@@ -33,7 +33,7 @@ from tightrope.studies import (
 )
 
 from .output import print_table, say
-from .reproduction import around_the_table, write_table
+from .reproduction import check_page, check_runs, write_table
 
 LISTED = {"name": "name", "figure": "figure", "title": "what it shows", "runs": "runs", "scales": "scales"}
 FOUND = {"study": "study", "claim": "claim", "number": "number", "band": "must be", "result": "result", "why": "why"}
@@ -107,11 +107,15 @@ def check_studies(
     """Decide the claims of studies on the runs there are, and print what was found.
 
     Raises:
-        ConfigError, StoreError: as for `run_studies`, or the page to write into has no place for the table.
+        ConfigError, StoreError: as for `run_studies`, or what the page holds cannot be replaced by what was found;
+            it stays as it is.
     """
+    asked = asked_studies(names, scale)
     if into is not None:
-        around_the_table(into, scale)  # before minutes go into what could not be written
-    found = [judge(study, scale, StudyFolder(out), settings) for study in asked_studies(names, scale)]
+        check_page(into, scale, studies(names))  # before minutes go into what could not be written
+    found = [judge(study, scale, StudyFolder(out), settings) for study in asked]
+    if into is not None:
+        check_runs(found, names, settings, out)
     if as_json:
         say(json.dumps([judgement.to_dict() for judgement in found], indent=1))
     else:

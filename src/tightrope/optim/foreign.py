@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import torch
 
-from tightrope.errors import ConfigError
+from tightrope.errors import ConfigError, one_line
 from tightrope.targets import find, split_target
 
 from .recipe import Recipe
@@ -127,5 +127,5 @@ def _tupled(value: Any) -> Any:
 
 
 def _words(error: BaseException) -> str:
-    line = " ".join(str(error).split())
+    line = one_line(str(error))
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -12,9 +12,8 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-import torch
-
 from tightrope.errors import check_count
+from tightrope.training import RunConfig, build_problem
 
 from .cluster import Cluster
 from .folder import StudyFolder
@@ -53,13 +52,18 @@ def execute(
 
 
 def check_problems(cases: Iterable[Case]) -> None:
-    """Raise where a run's data is missing or damaged, before anything is written; builds each different problem once.
+    """Raise where a run could not begin, before anything is written; builds each different problem once.
 
     Raises:
-        ConfigError, DataError: as building a problem does.
+        ConfigError, DataError: as `build_problem`, for one of the runs.
     """
-    for config in {repr(case.config.problem): case.config for case in cases}.values():
-        config.problem.build(config.seed, getattr(torch, config.dtype))
+    for config in {_ground(case.config): case.config for case in cases}.values():
+        build_problem(config)
+
+
+def _ground(config: RunConfig) -> tuple[str, ...]:
+    """What decides whether a run could begin; whether data is there is the same for all seeds."""
+    return tuple(repr(part) for part in (config.problem, config.dtype, config.device, config.batch_size, config.sam))
 
 
 def _carry_out(grid: Grid, waiting: list[Case], num_workers: int) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tightrope.errors import ConfigError, StoreError
+from tightrope.errors import ConfigError, StoreError, one_line
 from tightrope.store import CONFIG, EVENTS, RunRecord, read_run, replace_file
 from tightrope.training import RunConfig, from_mapping
 
@@ -34,14 +34,15 @@ class RunState:
         step: Steps taken.
         reason: Why it failed.
         record: What is stored of it.
-        is_changed: Whether its configuration was edited, so that it is another run than the one asked for.
+        is_spoilt: Whether its directory is damaged, or holds another run than the one asked for: until somebody puts it
+            right or deletes it, nothing can be done.
     """
 
     state: State
     step: int = 0
     reason: str = ""
     record: RunRecord | None = None
-    is_changed: bool = False
+    is_spoilt: bool = False
 
 
 class StudyFolder:
@@ -89,18 +90,20 @@ class StudyFolder:
 
     def state(self, case: Case) -> RunState:
         """How far a run is, from what is stored of it."""
-        path = self.run_path(case.key)
-        reason = self._failure(case.key)
-        if not (path / CONFIG).exists() or not (path / EVENTS).exists():
+        path, reason = self.run_path(case.key), self._failure(case.key)
+        held = _held(path)
+        if not held:
             return RunState("failed", reason=reason) if reason else RunState("missing")
+        if lost := [name for name in (CONFIG, EVENTS) if name not in held]:
+            return _spoilt(f"{path} lacks its {lost[0]}; put it back, or {anew(path)}.")
         try:
             record = read_run(path)
-        except StoreError as error:
-            return RunState("failed", reason=str(error))
+        except StoreError:
+            # Its own advice is for a run that no study makes again.
+            return _spoilt(f"{path} is damaged and cannot be read; put it back, or {anew(path)}.")
         step = len(record.steps["step"])
         if not _holds(record.config, case.config):
-            reason = f"{path / CONFIG} was changed; put it back, or delete {path}."
-            return RunState("failed", step, reason, record, is_changed=True)
+            return _spoilt(f"{path / CONFIG} was changed; put it back, or {anew(path)}.", step, record)
         if record.outcome in ENDED:
             return RunState("done", step, record=record)
         return RunState("failed" if reason else "begun", step, reason, record)
@@ -125,7 +128,8 @@ class StudyFolder:
     def _failure(self, key: str) -> str:
         path = self._failures / f"{key}.json"
         try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["reason"]) if path.exists() else ""
+            # An older version kept the lines of an error as they were.
+            return one_line(str(json.loads(path.read_text(encoding="utf-8"))["reason"])) if path.exists() else ""
         except (OSError, ValueError, KeyError, TypeError):
             return f"{path} is damaged"
 
@@ -140,6 +144,25 @@ class StudyFolder:
             raise StoreError(
                 f"study: {path} must be writable; {error.strerror or error}. Choose another --out."
             ) from error
+
+
+def _held(path: Path) -> set[str]:
+    """Names of what a run directory holds; none where nothing was stored in it before its process was killed."""
+    try:
+        held = {entry.name for entry in path.iterdir()}
+        is_begun = bool(held - {EVENTS, f"{CONFIG}.tmp"}) or (path / EVENTS).stat().st_size > 0
+    except OSError:
+        return set()
+    return held if is_begun else set()
+
+
+def anew(path: Path) -> str:
+    """What makes a run of a study again that cannot be taken up."""
+    return f"delete {path} and give `tightrope study run` again"
+
+
+def _spoilt(reason: str, step: int = 0, record: RunRecord | None = None) -> RunState:
+    return RunState("failed", step, reason, record, is_spoilt=True)
 
 
 def _holds(table: Mapping[str, Any], config: RunConfig) -> bool:

@@ -111,13 +111,13 @@ def carried_out(cases: Iterable[Case], folder: StudyFolder, observe: Observer | 
     began = time.monotonic()
     different = list({case.key: case for case in cases}.values())
     states = {case.key: folder.state(case) for case in different}
-    changed = [case for case in different if states[case.key].is_changed]
-    waiting = [case for case in different if states[case.key].state != "done" and case not in changed]
+    spoilt = [case for case in different if states[case.key].is_spoilt]
+    waiting = [case for case in different if states[case.key].state != "done" and case not in spoilt]
     for case in waiting:
         folder.forget_failure(case)
-    found = {case.key for case in different} - {case.key for case in (*waiting, *changed)}
+    found = {case.key for case in different} - {case.key for case in (*waiting, *spoilt)}
     grid = Grid(folder, different, {key: state.step for key, state in states.items()}, set(found), observe)
-    for case in changed:
+    for case in spoilt:
         grid.take(case, Report(states[case.key].step, "failed", states[case.key].reason))
     is_interrupted = schedule(grid, waiting)
     return Execution(len(different), len(found), grid.failures, is_interrupted, time.monotonic() - began)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tightrope.errors import TightropeError
+from tightrope.errors import StoreError, TightropeError, one_line
 from tightrope.store import CONFIG, RunRecord, RunWriter
 from tightrope.training import Progress, RunConfig, from_mapping, resume, run
 
-from .folder import StudyFolder
+from .folder import StudyFolder, anew
 from .study import Case
 
 SECONDS_BETWEEN_REPORTS = 0.2
@@ -85,7 +85,11 @@ def carry_out(path: Path, config: RunConfig, observe: Callable[[Progress], None]
     """
     if (path / CONFIG).exists():
         _wait_for_orphan(path)
-        return resume(path, observe=observe)
+        try:
+            return resume(path, observe=observe)
+        except StoreError as error:
+            # A run of its own, elsewhere, would be none of the study's.
+            raise StoreError(str(error).replace(f"tightrope run {path / CONFIG}", anew(path))) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     return run(config, out=path, observe=observe)
 
@@ -98,7 +102,7 @@ def _wait_for_orphan(path: Path) -> None:
 
 
 def attempt(order: Order, tell: Tell) -> Report:
-    """Carry out an order, saying now and then where it stands; whatever goes wrong is in the last report.
+    """Carry out an order, saying now and then where it stands; whatever goes wrong is in the last report, on one line.
 
     Raises:
         SystemExit: nobody listens any more. What the run stored can be taken up.
@@ -107,9 +111,9 @@ def attempt(order: Order, tell: Tell) -> Report:
     try:
         record = carry_out(Path(order.path), from_mapping(tomllib.loads(order.config)), reporter)
     except TightropeError as error:
-        return Report(reporter.step, "failed", str(error))
+        return Report(reporter.step, "failed", one_line(str(error)))
     except Exception as error:  # whatever it is: the other runs go on
-        return Report(reporter.step, "failed", f"{type(error).__name__}: {error}")
+        return Report(reporter.step, "failed", one_line(f"{type(error).__name__}: {error}"))
     return Report(len(record.steps["step"]), record.outcome, str(record.verdict.get("words", "")))
 
 

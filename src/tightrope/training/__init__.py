@@ -2,6 +2,7 @@
 
 from .config import FreezeConfig, MeasureConfig, RunConfig, StopConfig
 from .loop import resume, run
+from .preparation import build_problem
 from .presets import PRESETS, preset
 from .session import Progress
 from .settings import from_mapping, load, override, recipe_from
@@ -17,6 +18,7 @@ __all__ = [
     "recipe_from",
     "PRESETS",
     "preset",
+    "build_problem",
     "Progress",
     "run",
     "resume",

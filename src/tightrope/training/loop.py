@@ -18,12 +18,12 @@ from tightrope.store import CONFIG, RunRecord, RunWriter, claim, environment, re
 
 from .checkpoint import State, load, save
 from .config import RunConfig, to_mapping
+from .preparation import build_problem
 from .provenance import describe
 from .rehearsal import rehearse
 from .session import Progress, Session
 from .settings import from_mapping
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 Observer = Callable[[Progress], None]
 
 
@@ -88,35 +88,10 @@ def resume(path: str | Path, *, observe: Observer | None = None, is_strict: bool
 
 
 def _build(config: RunConfig) -> Problem:
-    device = _device(config.device)
-    try:
-        problem = config.problem.build(config.seed, DTYPES[config.dtype]).on(device)
-    except (MemoryError, RuntimeError) as error:
-        raise ConfigError(f"problem: must fit in memory; got {error or 'too large a one'}. Make it smaller.") from error
-    if config.batch_size is not None and config.batch_size > problem.num_examples:
-        raise ConfigError(
-            f"batch_size: must be at most the {problem.num_examples} examples; got {config.batch_size}. "
-            "Leave it out for full batch."
-        )
-    size = config.batch_size or problem.num_examples
-    if config.sam is not None and size % config.sam.micro_batches:
-        raise ConfigError(
-            f"sam.micro_batches: must divide the {size} examples of a batch, so that their mean is the batch's; got "
-            f"{config.sam.micro_batches}. Set batch_size."
-        )
+    problem = build_problem(config)
     if isinstance(config.method, ForeignRecipe):
         rehearse(config.method, problem)
     return problem
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)  # whether it is there shows when something is put on it
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0]
-        raise ConfigError(f"device: must be one that torch has here; got '{name}' ({why}). Use cpu.") from error
-    return device
 
 
 def _train(
@@ -214,7 +189,7 @@ def _check_identity(path: Path, stored: State, present: State, is_strict: bool) 
         if is_strict and stored[name] != present[name]:
             raise StoreError(
                 f"resume: {name} must be those of the checkpoint, {stored[name]}; got {present[name]}. Go back to "
-                "them, or pass --anyway to go on with numbers that may differ in their last digits."
+                f"them, or go on with numbers that may differ in their last digits: tightrope resume {path} --anyway"
             )
 
 

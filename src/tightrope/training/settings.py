@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 import typing
@@ -51,6 +52,8 @@ RULES: dict[str, Mapping[str, Kind]] = {
 }
 """Tables inside a custom method."""
 OPTIONAL = {"schedule", "clipping", "sam", "freeze"}
+MOST_NEAR = 5
+"""So many settings at most are offered for one that is misspelt."""
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -214,8 +217,19 @@ def _full_path(key: str, mapping: Mapping[str, Any]) -> list[str]:
             f"--set {key}: [{table}] must be named before its settings. Set {table}=NAME first, NAME one of "
             f"{', '.join(sorted(NAMED_TABLES[table]))}."
         )
-    leaves = [path.split(".")[-1] for path in paths]
-    raise ConfigError(f"--set {key}: not a setting. {did_you_mean(key, [*paths, *leaves])}")
+    raise ConfigError(f"--set {key}: not a setting. {_meant(key, paths)}")
+
+
+def _meant(key: str, paths: Iterable[str]) -> str:
+    """The nearest settings, best first; where none is near, those outside the tables, and the tables there are."""
+    names = {name for path in paths for name in (path, path.rpartition(".")[2])}
+    near = difflib.get_close_matches(key.lower(), sorted(names), n=MOST_NEAR, cutoff=0.6)
+    if near:
+        *others, last = (f"'{name}'" for name in near)
+        return f"Did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
+    tables = [name for name in dict.fromkeys(path.partition(".")[0] for path in paths) if name in TABLES | NAMED_TABLES]
+    plain = [path for path in paths if "." not in path and path not in tables]
+    return f"Known: {', '.join(plain)}, and those of the tables {', '.join(tables)}, as measure.every."
 
 
 def _is_below_a_table(key: str, paths: Iterable[str]) -> bool:

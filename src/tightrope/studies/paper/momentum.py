@@ -33,7 +33,7 @@ def _three(num_examples: int | None, num_steps: int) -> list[Case]:
 
 FIG13 = Study(
     name="fig13",
-    title="Gradient descent and Nesterov hover above the edge, heavy ball oscillates around it",
+    title="Gradient descent and Nesterov are above their edge more often than heavy ball",
     figure="Figure 13",
     version=2,
     grids=(
