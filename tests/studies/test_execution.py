@@ -19,7 +19,7 @@ from tightrope.errors import ConfigError, DataError
 from tightrope.optim import RECIPES
 from tightrope.problems import Chebyshev, Cifar10
 from tightrope.store import CHECKPOINT, CONFIG, EVENTS, RunWriter, read_run
-from tightrope.studies import STUDIES, Case, StudyFolder, execute
+from tightrope.studies import STUDIES, Case, StudyFolder, check_problems, execute
 from tightrope.studies.worker import attempt, carry_out, order_of
 from tightrope.training import MeasureConfig, RunConfig, run
 
@@ -35,6 +35,16 @@ NETWORK = RunConfig(
 )
 CASE = Case("the run", NETWORK)
 OTHER = Case("another", msgspec.structs.replace(NETWORK, num_steps=30))
+
+
+def test_a_device_is_looked_for_here_unless_the_runs_are_carried_out_elsewhere():
+    far = Case("far", msgspec.structs.replace(NETWORK, device="cuda:99"))
+    with pytest.raises(ConfigError, match="device: must be one that torch has here"):
+        check_problems([far])
+    check_problems([far], device="cpu")
+    too_large = Case("too large", msgspec.structs.replace(far.config, batch_size=21))
+    with pytest.raises(ConfigError, match="batch_size"):
+        check_problems([too_large], device="cpu")
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def run_studies(
         folder.check(study, scale)
     cases = [case for study in asked for case in study.cases(scale, settings)]
     try:
-        check_problems(cases)
+        check_problems(cases, device=None if ray is None else "cpu")
     except DataError as error:
         raise DataError(f"{error} The studies as they are at --scale small need no file.") from error
     if is_dry:

@@ -12,6 +12,8 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from msgspec.structs import replace
+
 from tightrope.errors import check_count
 from tightrope.training import RunConfig, build_problem
 
@@ -51,13 +53,18 @@ def execute(
     return carried_out(cases, folder, observe, schedule)
 
 
-def check_problems(cases: Iterable[Case]) -> None:
+def check_problems(cases: Iterable[Case], *, device: str | None = None) -> None:
     """Raise where a run could not begin, before anything is written; builds each different problem once.
 
+    Args:
+        cases: Of studies.
+        device: Where to build them all; None for where each run is to be. The machines of a cluster have devices that
+            this one may lack.
     Raises:
         ConfigError, DataError: as `build_problem`, for one of the runs.
     """
-    for config in {_ground(case.config): case.config for case in cases}.values():
+    configs = [case.config if device is None else replace(case.config, device=device) for case in cases]
+    for config in {_ground(config): config for config in configs}.values():
         build_problem(config)
 
 
