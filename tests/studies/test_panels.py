@@ -103,6 +103,13 @@ def test_what_is_not_there_is_named_and_what_stays_short_is_marked():
     assert "lr 0.4: ratio was not stored." in chart.notes
 
 
+def test_runs_of_small_batches_are_not_marked_short_for_staying_below():
+    full, small = short("lr 0.1", 0.5), short("lr 0.2", 0.5)
+    small.record.config["batch_size"] = 20
+    [chart] = OverSteps("ratio").charts([full, small])
+    assert [line.label for line in chart.lines] == ["lr 0.1 (short)", "lr 0.2"]
+
+
 def test_early_ratios_without_meaning_do_not_ruin_the_axis_and_are_counted():
     [chart] = OverSteps("ratio").charts([course("run", ratio=[1e4, *[1.0] * 40])])
     assert chart.y_range == pytest.approx((0, 1.375))

@@ -70,7 +70,7 @@ class Group:
         label = self.label
         if all(record.outcome == "diverged" for record in found):
             label += " (diverged)"
-        elif all(stays_short(record) for record in found):
+        elif all(_ends_short(record) for record in found):
             label += " (short)"
         if len(found) < len(self.outcomes):
             label += f" ({len(found)} of {len(self.outcomes)} seeds)"
@@ -128,6 +128,11 @@ def threshold_words(outcomes: Sequence[Outcome]) -> str:
     if not products or np.ptp(products) > SAME * max(products):
         return ""
     return f"{np.median(products):.3g}/lr"
+
+
+def _ends_short(record: RunRecord) -> bool:
+    """Whether a run of the full batch never came to its edge (Appendix D); one of small batches is to stay below."""
+    return record.config.get("batch_size") is None and stays_short(record)
 
 
 def _course(record: RunRecord, column: str, window: Window | None) -> tuple[np.ndarray, np.ndarray]:
