@@ -188,6 +188,36 @@ def test_a_beta_is_drawn_as_its_distance_from_one_and_steps_as_they_were_taken()
     assert [line.color for line in chart.lines] == ["#0072b2", "#d55e00"]
 
 
+def compared(stop, series="Adam", **measure):
+    config = {**adam(0.1), "stop": {"loss": stop}, "measure": {"every": 0, "at_end": False, **measure}}
+    return Outcome(f"to {stop}", series, config=config)
+
+
+def axes(number, runs, against="steps"):
+    [chart] = AtTheEnd(number, against).charts(runs)
+    return chart.x_title, chart.y_title
+
+
+def test_axes_name_the_training_loss_at_which_each_number_is_taken():
+    on_the_way, at_end = compared(0.05, at_loss=0.1), compared(0.03, at_end=True)
+    assert axes("sharpness", [on_the_way]) == ("steps to training loss 0.05", "sharpness at training loss 0.1")
+    assert axes("test_error", [on_the_way], "lr") == ("learning rate", "test error at training loss 0.05")
+    assert axes("sharpness", [at_end] * 2) == ("steps to training loss 0.03", "sharpness at training loss 0.03")
+    later = compared(0.01, at_end=True, at_loss=0.1)
+    assert axes("sharpness", [later]) == ("steps to training loss 0.01", "sharpness at training loss 0.01")
+
+
+def test_axes_name_no_training_loss_in_which_runs_differ_or_after_which_they_are_measured():
+    both = [compared(0.03, at_end=True), compared(0.01, "GD", at_end=True)]
+    assert axes("sharpness", both) == ("steps to the end", "sharpness at the end")
+    assert axes("test_error", both)[1] == "test error"
+    often = compared(0.05, at_loss=0.1, every=50)
+    assert axes("sharpness", [often]) == ("steps to training loss 0.05", "sharpness at the end")
+    [chart] = AtTheEnd("sharpness", "steps", series=("GD",)).charts(both)
+    assert chart.y_title == "sharpness at training loss 0.01"
+    assert axes("sharpness", [compared(None)]) == ("steps to the end", "sharpness at the end")
+
+
 def test_test_error_is_that_of_the_held_out_data():
     run = course("run", "Adam", adam(0.1), test={"error": 0.25, "loss": 1.0}, ratio=[1.0])
     [chart] = AtTheEnd("test_error", is_log=False).charts([run])
