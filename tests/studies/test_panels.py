@@ -38,7 +38,7 @@ def test_a_run_is_a_line_of_what_was_stored_with_its_threshold_in_its_colour():
     assert (small.x.tolist(), small.y.tolist(), small.level) == ([1, 2, 3], [1, 3000, 3800], 3800)
     assert (large.label, large.level, large.rank) == ("lr 0.1", 380, 1.0)
     assert small.rank == 0.0
-    assert chart.title == "preconditioned sharpness (38/lr)"
+    assert chart.title == "preconditioned sharpness (threshold 38/lr)"
     assert chart.is_y_log
 
 
@@ -51,7 +51,7 @@ def test_a_series_is_a_chart_named_with_the_threshold_its_runs_share():
     runs = [sharp("Adam, lr 0.1", 0.1, [380.0], 380.0), sharp("GD, lr 0.1", 0.1, [20.0], 20.0, "GD")]
     runs.append(sharp("GD, lr 0.2", 0.2, [10.0], 10.0, "GD"))
     charts = OverSteps("loss").charts(runs)
-    assert [chart.title for chart in charts] == ["Adam (38/lr)", "GD (2/lr)"]
+    assert [chart.title for chart in charts] == ["Adam, lr 0.1 (threshold 38/lr)", "GD (threshold 2/lr)"]
     assert [[line.label for line in chart.lines] for chart in charts] == [["lr 0.1"], ["lr 0.1", "lr 0.2"]]
     assert [chart.y_title for chart in charts] == ["training loss"] * 2
     differing = [sharp("a", 0.1, [380.0], 380.0), sharp("b", 0.2, [20.0], 20.0)]
@@ -61,10 +61,23 @@ def test_a_series_is_a_chart_named_with_the_threshold_its_runs_share():
 def test_a_title_names_the_run_of_a_chart_that_has_one():
     runs = [sharp("small rate, lr 0.1", 0.1, [380.0], 380.0, "small rate"), sharp("GD", 0.1, [20.0], 20.0, "GD")]
     charts = OverSteps("loss").charts(runs)
-    assert [chart.title for chart in charts] == ["small rate, lr 0.1 (38/lr)", "GD (2/lr)"]
+    assert [chart.title for chart in charts] == ["small rate, lr 0.1 (threshold 38/lr)", "GD, lr 0.1 (threshold 2/lr)"]
     assert [chart.lines[0].label for chart in charts] == ["", ""]
     [_, missing] = OverSteps("loss").charts([runs[0], Outcome("GD", "GD")])
     assert missing.lines[0].label == "GD: not run yet"
+
+
+def test_a_title_names_the_rate_that_all_runs_of_a_chart_keep():
+    small = sharp("small lr", 0.001, [38000.0], 38000.0, "small lr")
+    moves = course("up", "up", adam(0.1), {"step": [1.0, 2.0], "lr": [0.05, 0.1]}, step=[2.0], threshold=[380.0])
+    apart = [sharp(f"lr {lr}", lr, [1.0], 38 / lr, "apart") for lr in (0.1, 0.2)]
+    titles = [chart.title for chart in TopEigenvalues().charts([small, moves, *apart])]
+    assert titles == ["small lr, 0.001 (threshold 38/lr)", "up (threshold 38/lr)", "apart (threshold 38/lr)"]
+    differing = [sharp("beta1 0", 0.1, [20.0], 20.0), sharp("beta1 0.9", 0.1, [380.0], 380.0)]
+    [chart] = OverSteps("preconditioned_sharpness").charts(differing)
+    assert chart.title == "preconditioned sharpness, lr 0.1"
+    [chart] = OverSteps("preconditioned_sharpness").charts([*differing, Outcome("lr 0.2", "Adam", config=adam(0.2))])
+    assert chart.title == "preconditioned sharpness"
 
 
 def test_a_colour_follows_the_one_setting_that_varies_whatever_the_order_of_the_grid():

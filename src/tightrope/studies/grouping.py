@@ -130,6 +130,14 @@ def threshold_words(outcomes: Sequence[Outcome]) -> str:
     return f"{np.median(products):.3g}/lr"
 
 
+def rate_words(outcomes: Sequence[Outcome]) -> str:
+    """The learning rate that runs share and keep, as "lr 0.001"; "" where it moves, or not all are known to share it."""
+    records = [outcome.record for outcome in outcomes if outcome.record is not None]
+    rates = np.unique(np.concatenate([np.zeros(0), *(_course(record, "lr", None)[1] for record in records)]))
+    is_one = len(records) == len(outcomes) and len(rates) == 1 and np.isfinite(rates).all()
+    return f"lr {rates[0]:g}" if is_one else ""
+
+
 def _ends_short(record: RunRecord) -> bool:
     """Whether a run of the full batch never came to its edge (Appendix D); one of small batches is to stay below."""
     return record.config.get("batch_size") is None and stays_short(record)
