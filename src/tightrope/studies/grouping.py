@@ -131,7 +131,7 @@ def threshold_words(outcomes: Sequence[Outcome]) -> str:
 
 
 def rate_words(outcomes: Sequence[Outcome]) -> str:
-    """The learning rate that runs share and keep, as "lr 0.001"; "" where it moves, or not all are known to share it."""
+    """The learning rate that runs share and keep, as "lr 0.001"; "" where it moves, or not all surely share it."""
     records = [outcome.record for outcome in outcomes if outcome.record is not None]
     rates = np.unique(np.concatenate([np.zeros(0), *(_course(record, "lr", None)[1] for record in records)]))
     is_one = len(records) == len(outcomes) and len(rates) == 1 and np.isfinite(rates).all()
