@@ -14,6 +14,7 @@ from tightrope.views import Chart, Line, Picture, block, fit, picture_panel, pri
 from tightrope.views.decimation import MAX_POINTS
 from tightrope.views.palette import DARK, INK, RAMP, RED
 from tightrope.views.prints import drawing
+from tightrope.views.ticks import in_digits, in_powers
 
 X = np.arange(1.0, 6.0)
 RISING = Line(X, X / 5, "lr 0.1", rank=0.0, level=1.0, band=(X / 6, X / 4))
@@ -243,6 +244,48 @@ def test_values_close_to_each_other_get_a_linear_axis_and_others_a_logarithmic_o
     assert [each.is_y_log for each in charts] == [False, True, True]
     low, high = charts[0].y_range
     assert 1.9 < low < 2 < 3 < high < 3.1
+
+
+def numbered(low, high):
+    """The numbers of a logarithmic axis: on paper those that are seen, on the page how they are made."""
+    line = Line(np.array([low, high]), np.array([low, high]))
+    picture = whole([chart(line, is_x_log=True, is_y_log=True)])
+    with drawing(picture) as figure:
+        figure.draw_without_rendering()
+        [axes] = figure.axes
+        first, last = axes.get_ylim()
+        labels = [t.get_text() for t in axes.get_yticklabels() if first <= t.get_position()[1] <= last]
+    return labels, picture_panel(picture).figure["layout"]["yaxis"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "labels"),
+    [
+        ((1e-4, 3e-3), ["0.0001", "0.0002", "0.0005", "0.001", "0.002"]),
+        ((150, 1600), ["200", "500", "1000", "2000"]),
+        ((8e3, 2e5), [rf"${digit}{{\times}}10^{{{power}}}$" for digit, power in ("14", "24", "54", "15", "25")]),
+        ((2e-6, 3e-5), [rf"${digit}{{\times}}10^{{-{power}}}$" for digit, power in ("26", "56", "15", "25")]),
+    ],
+)
+def test_all_numbers_of_an_axis_of_few_decades_are_written_in_one_way(ends, labels):
+    on_paper, on_page = numbered(*ends)
+    assert on_paper == labels
+    assert on_page["tickformat"] == ("~e" if "10^" in labels[0] else "~g")
+
+
+def test_an_axis_of_many_decades_is_numbered_in_powers_of_ten_alone():
+    on_paper, on_page = numbered(1e-3, 50.0)
+    assert on_paper == [rf"$\mathdefault{{10^{{{power}}}}}$" for power in (-3, -2, -1, 0, 1)]
+    words = dict(zip(on_page["tickvals"], on_page["ticktext"], strict=True))
+    assert [words[value] for value in (1e-3, 0.1, 1.0, 10.0)] == [
+        f"10<sup>{power}</sup>" for power in ("\u22123", "\u22121", "0", "1")
+    ]
+
+
+def test_numbers_between_those_of_an_axis_are_not_rounded_away():
+    assert in_powers(1.25e6) == ("1.25", 6)
+    assert in_powers(9.9999999e-7) == ("1", -6)
+    assert [in_digits(value) for value in (6e-5, 0.1 + 1e-17, 20000.0)] == ["0.00006", "0.1", "20000"]
 
 
 def test_the_charts_of_a_column_with_nothing_in_it_share_an_axis_and_one_legend():

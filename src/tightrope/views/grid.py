@@ -14,6 +14,7 @@ from .axes import layout, value_axis
 from .charts import Chart, Line, Picture, named_marks
 from .figures import Figure, Panel
 from .palette import INK, RED
+from .ticks import is_plain, powers, spans_few_decades
 from .traces import Trace, as_json, shared_line
 
 SIZES = Sizes(width=1000, height=190, lone_height=320, title=30, gap=24, x_axis=54, y_axis=70, no_axis=16, entry=19)
@@ -102,11 +103,19 @@ def _axis(title: str, shown: tuple[float, float] | None, is_log: bool) -> dict[s
     more: dict[str, Any] = {"automargin": False, "nticks": 6, "tickfont": {"size": 11}, "showline": True}
     more |= {"type": "log"} if is_log else {"exponentformat": "none", "separatethousands": True}
     if shown is not None:
-        ends = [float(end) for end in (np.log10(shown) if is_log else shown)]
-        more["range"] = ends
-        if is_log and ends[1] - ends[0] >= 1.5:  # powers of ten alone, so that their numbers do not run together
-            more |= {"tickmode": "linear", "tick0": 0, "dtick": max(1, round((ends[1] - ends[0]) / 5))}
+        more["range"] = [float(end) for end in (np.log10(shown) if is_log else shown)]
+        more |= _numbers(*shown) if is_log else {}
     return value_axis(html.escape(title), **more)
+
+
+def _numbers(low: float, high: float) -> dict[str, Any]:
+    """How a logarithmic axis is numbered: 1, 2, 5, 10 where it spans few decades, else powers of ten alone."""
+    if spans_few_decades(low, high):
+        num_ticks = int(np.ceil(np.log10(high / low) / 0.3)) - 1  # from more on plotly numbers 3, 4, 6, ..., too
+        return {"nticks": max(3, num_ticks), "tickformat": "~g" if is_plain(low, high) else "~e"}
+    found = powers(low, high)
+    words = [f"10<sup>{power}</sup>".replace("-", "\u2212") for power in found]
+    return {"tickmode": "array", "tickvals": [10.0**power for power in found], "ticktext": words}
 
 
 def _rule(along: dict[str, Any], letter: str, at: float, color: str, dash: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tightrope.store import replace_file
 from .arrangement import Sizes, below, places
 from .charts import Chart, Line, Picture, columns, named_lines, named_marks
 from .palette import FAINT, GRID, INK, RED
+from .ticks import in_digits, in_powers, is_plain, spans_few_decades
 
 WIDTHS, LEAST_WIDTH = {1: 6.2, 2: 4.2, 3: 3.4, 4: 2.8}, 2.5
 """Inches of a column, by the number of columns."""
@@ -27,8 +28,6 @@ HEADING, MARGIN, ENTRY = 0.3, 0.12, 0.19
 """Inches of the headline, at the right and left, and of a row of the legend under everything."""
 HEADLINE: dict[str, Any] = {"fontsize": 11, "fontweight": "bold"}
 DOTS_PER_INCH = 200
-FEW_DECADES = 80.0
-"""A logarithmic axis that spans less is numbered 1, 2, 5, 10."""
 STYLES: dict[str, Any] = {"solid": "-", "dash": (0, (4, 2.5)), "dot": (0, (1, 2))}
 KINDS = {"pdf": b"%PDF", "png": b"\x89PNG"}
 """Kinds of files, with what each begins with."""
@@ -179,8 +178,6 @@ def _legend_of(figure: Any, handles: Sequence[Any], **where: Any) -> Any:
 
 
 def _draw_chart(axes: Any, chart: Chart) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     axes.set_title(_plain(chart.title))
     if chart.is_x_log:
         axes.set_xscale("log")
@@ -199,12 +196,20 @@ def _draw_chart(axes: Any, chart: Chart) -> None:
         (axes.xaxis, chart.x_range, chart.is_x_log),
         (axes.yaxis, chart.y_range, chart.is_y_log),
     ):
-        if is_log and ends is not None and ends[1] / ends[0] < FEW_DECADES:
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter(FuncFormatter(_in_digits))
-            axis.set_minor_formatter(NullFormatter())
+        if is_log and ends is not None and spans_few_decades(*ends):
+            _number(axis, is_plain(*ends))
     if not chart.is_x_log:
         axes.locator_params(axis="x", nbins=5)
+
+
+def _number(axis: Any, is_in_digits: bool) -> None:
+    """Number a logarithmic axis of few decades, all its numbers in one way."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    write = in_digits if is_in_digits else _in_powers
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_line(axes: Any, chart: Chart, line: Line) -> None:
@@ -238,12 +243,9 @@ def _handle(label: str, color: str, dash: str, marker: str | None = None, alpha:
     return Line2D([], [], color=color, label=_plain(label), **style)
 
 
-def _in_digits(value: float, _: int) -> str:
-    """A number of an axis of few decades: 0.05, 200, 5 x 10^5."""
-    if 1e-3 <= value < 1e4:
-        return f"{value:g}"
-    digits, power = f"{value:.0e}".split("e")
-    return rf"${digits}{{\times}}10^{{{int(power)}}}$"
+def _in_powers(value: float) -> str:
+    digits, power = in_powers(value)
+    return rf"${digits}{{\times}}10^{{{power}}}$"
 
 
 def _plain(text: str) -> str:
