@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from sys import float_info
+
 import numpy as np
 
-FEW_DECADES = 80.0
+FEW_DECADES = float(np.log10(80))
 """An axis that spans less is numbered 1, 2, 5, 10, any other in powers of ten alone."""
 PLAIN = 5e-5, 1e5
 """Ends between which every number 1, 2, 5, 10 is short without a power of ten: 0.0001 to 50000."""
 
 
+def decades(low: float, high: float) -> float:
+    """How many powers of ten lie between the ends of an axis; none is too far from the other."""
+    return float(np.log10(high) - np.log10(low))
+
+
 def spans_few_decades(low: float, high: float) -> bool:
     """Whether an axis has too few powers of ten to be numbered by them alone."""
-    return high / low < FEW_DECADES
+    return decades(low, high) < FEW_DECADES
 
 
 def is_plain(low: float, high: float) -> bool:
@@ -33,6 +40,7 @@ def in_powers(value: float) -> tuple[str, int]:
 
 def powers(low: float, high: float) -> list[int]:
     """Powers of ten that number an axis, at most about five of them on it; those beyond its ends serve who moves it."""
-    stride = max(1, round(np.log10(high / low) / 5))
+    stride = max(1, round(decades(low, high) / 5))
     first, last = (int(np.floor(np.log10(end) / stride)) for end in (low, high))
-    return [stride * place for place in range(first - 3, last + 5)]
+    found = [stride * place for place in range(first - 3, last + 5)]
+    return [power for power in found if float_info.min_10_exp <= power <= float_info.max_10_exp]
