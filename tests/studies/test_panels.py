@@ -5,6 +5,7 @@ import pytest
 
 from tightrope.errors import ConfigError
 from tightrope.studies import (
+    STUDIES,
     AtTheEnd,
     Computed,
     Exact,
@@ -283,6 +284,37 @@ def test_titles_stand_at_the_top_of_a_block_alone():
 def test_a_study_without_panels_is_refused():
     with pytest.raises(ConfigError, match="figx must have panels"):
         picture(study(), [])
+
+
+def test_the_caption_says_what_dashes_and_triangles_are_where_there_are_any():
+    level, edge, above = (
+        "A dashed line is a run's stability threshold",
+        "The edge is a ratio of 1",
+        "▲ marks what lies above an axis",
+    )
+
+    def said(column, values):
+        caption = picture(study(OverSteps(column)), [sharp("lr 0.1", 0.1, values, 380.0)]).caption
+        return [words in caption for words in (level, edge, above)]
+
+    assert said("preconditioned_sharpness", [400.0] * 40) == [True, False, False]
+    assert said("ratio", [400.0] * 40) == [False, True, False]
+    assert said("ratio", [4e6, *[400.0] * 40]) == [False, True, True]
+    assert said("loss", [400.0] * 40) == [False, False, False]
+
+
+@pytest.mark.parametrize("name", ["fig10", "fig19"])
+def test_the_caption_of_a_sweep_names_what_its_runs_hold(name):
+    cases = STUDIES[name].cases("small")
+    caption = picture(STUDIES[name], [Outcome(case.label, case.series) for case in cases]).caption
+    [size] = {case.config.batch_size for case in cases} - {None}
+    rates, beta2s = (
+        {getattr(case.config.method, held) for case in cases if case.series.startswith(varied)}
+        for varied, held in (("beta2", "lr"), ("lr", "beta2"))
+    )
+    [rate], [beta2] = rates, beta2s
+    assert f"A large batch has {size} examples at scale small" in caption
+    assert f"On the left beta2 is {beta2:g}, on the right the rate is {rate:g} " in caption
 
 
 def test_the_caption_says_what_is_missing():
