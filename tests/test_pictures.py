@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tightrope.views import Chart, Line, Picture, block, fit, picture_panel, pri
 from tightrope.views.decimation import MAX_POINTS
 from tightrope.views.palette import DARK, INK, RAMP, RED
 from tightrope.views.prints import drawing
+from tightrope.views.ticks import in_digits, in_powers, powers
 
 X = np.arange(1.0, 6.0)
 RISING = Line(X, X / 5, "lr 0.1", rank=0.0, level=1.0, band=(X / 6, X / 4))
@@ -243,6 +246,88 @@ def test_values_close_to_each_other_get_a_linear_axis_and_others_a_logarithmic_o
     assert [each.is_y_log for each in charts] == [False, True, True]
     low, high = charts[0].y_range
     assert 1.9 < low < 2 < 3 < high < 3.1
+
+
+def numbered(low, high):
+    """The numbers of a logarithmic axis: on paper those that are seen, on the page how they are made."""
+    line = Line(np.array([low, high]), np.array([low, high]))
+    picture = whole([chart(line, is_x_log=True, is_y_log=True)])
+    with drawing(picture) as figure:
+        figure.draw_without_rendering()
+        [axes] = figure.axes
+        first, last = axes.get_ylim()
+        labels = [t.get_text() for t in axes.get_yticklabels() if first <= t.get_position()[1] <= last]
+    return labels, picture_panel(picture).figure["layout"]["yaxis"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "labels"),
+    [
+        ((1e-4, 3e-3), ["0.0001", "0.0002", "0.0005", "0.001", "0.002"]),
+        ((150, 1600), ["200", "500", "1000", "2000"]),
+        ((8e3, 2e5), [rf"${digit}{{\times}}10^{{{power}}}$" for digit, power in ("14", "24", "54", "15", "25")]),
+        ((2e-6, 3e-5), [rf"${digit}{{\times}}10^{{-{power}}}$" for digit, power in ("26", "56", "15", "25")]),
+    ],
+)
+def test_all_numbers_of_an_axis_of_few_decades_are_written_in_one_way(ends, labels):
+    on_paper, on_page = numbered(*ends)
+    assert on_paper == labels
+    assert on_page["tickformat"] == ("~e" if "10^" in labels[0] else "~g")
+
+
+def test_an_axis_of_many_decades_is_numbered_in_powers_of_ten_alone():
+    on_paper, on_page = numbered(1e-3, 50.0)
+    assert on_paper == [rf"$\mathdefault{{10^{{{power}}}}}$" for power in (-3, -2, -1, 0, 1)]
+    words = dict(zip(on_page["tickvals"], on_page["ticktext"], strict=True))
+    assert [words[value] for value in (1e-3, 0.1, 1.0, 10.0)] == [
+        f"10<sup>{power}</sup>" for power in ("\u22123", "\u22121", "0", "1")
+    ]
+
+
+def test_an_axis_from_one_end_of_the_floats_to_the_other_is_numbered():
+    found = powers(3e-308, 1e308)
+    assert all(0 < 10.0**power < np.inf for power in found)
+    assert 4 <= len(found) <= 12
+
+
+def test_numbers_between_those_of_an_axis_are_not_rounded_away():
+    assert in_powers(1.25e6) == ("1.25", 6)
+    assert in_powers(9.9999999e-7) == ("1", -6)
+    assert [in_digits(value) for value in (6e-5, 0.1 + 1e-17, 20000.0)] == ["0.00006", "0.1", "20000"]
+
+
+def test_the_caption_stands_on_paper_between_the_headline_and_the_charts():
+    words = "A caption of WIDE LETTERS and others, that costs $5 or $6 and fills several lines. " * 4
+    picture = replace(whole([chart(RISING, title="A chart"), chart(FALLING)]), caption=words.strip())
+    with drawing(picture) as figure:
+        headline, caption = (text.get_window_extent() for text in figure.texts)
+        charts = [axes.get_tightbbox() for axes in figure.axes]
+        assert figure.texts[1].get_text().replace("\n", " ").replace("\\", "") == picture.caption
+        assert caption.height > 2 * headline.height
+        assert caption.x1 <= figure.bbox.x1
+        assert max(box.y1 for box in charts) <= caption.y0 < caption.y1 <= headline.y0
+    assert b"Description\x00A caption of WIDE" in prints(picture)["png"]
+
+
+def test_the_caption_stands_on_the_page_between_the_title_and_the_charts(tmp_path):
+    [line] = [Line(np.arange(3.0), np.array([1.0, 0.0, 2.0]), "line")]
+    page = write_sheet(whole([chart(line, is_y_log=True)]), tmp_path / "a.html").read_text(encoding="utf-8")
+    places = [page.index(f"{words}<") for words in ("A title", "A caption.", "the line breaks there.")]
+    assert places[0] < places[1] < page.index('<div class="plot"') < places[2]
+
+
+def test_titles_of_charts_side_by_side_do_not_meet():
+    title = "Adam with its bias corrected, lr 0.001 (threshold 38/lr)"
+    apart = [replace(RISING, y=RISING.y * 2**place) for place in range(4)]
+    for picture in (whole([chart(line, title=title) for line in lines]) for lines in ([RISING] * 4, apart)):
+        with drawing(picture) as figure:
+            boxes = [axes.title.get_window_extent() for axes in figure.axes]
+            assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+            assert boxes[-1].x1 <= figure.bbox.x1
+        [size] = {note["font"]["size"] for note in picture_panel(picture).figure["layout"]["annotations"]}
+        assert 0.5 * size * len(title) < 250
+    [short] = picture_panel(whole([chart(RISING, title="Adam")])).figure["layout"]["annotations"]
+    assert short["font"]["size"] == 13
 
 
 def test_the_charts_of_a_column_with_nothing_in_it_share_an_axis_and_one_legend():

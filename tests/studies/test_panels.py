@@ -5,6 +5,7 @@ import pytest
 
 from tightrope.errors import ConfigError
 from tightrope.studies import (
+    STUDIES,
     AtTheEnd,
     Computed,
     Exact,
@@ -38,7 +39,7 @@ def test_a_run_is_a_line_of_what_was_stored_with_its_threshold_in_its_colour():
     assert (small.x.tolist(), small.y.tolist(), small.level) == ([1, 2, 3], [1, 3000, 3800], 3800)
     assert (large.label, large.level, large.rank) == ("lr 0.1", 380, 1.0)
     assert small.rank == 0.0
-    assert chart.title == "preconditioned sharpness (38/lr)"
+    assert chart.title == "preconditioned sharpness (threshold 38/lr)"
     assert chart.is_y_log
 
 
@@ -51,7 +52,7 @@ def test_a_series_is_a_chart_named_with_the_threshold_its_runs_share():
     runs = [sharp("Adam, lr 0.1", 0.1, [380.0], 380.0), sharp("GD, lr 0.1", 0.1, [20.0], 20.0, "GD")]
     runs.append(sharp("GD, lr 0.2", 0.2, [10.0], 10.0, "GD"))
     charts = OverSteps("loss").charts(runs)
-    assert [chart.title for chart in charts] == ["Adam (38/lr)", "GD (2/lr)"]
+    assert [chart.title for chart in charts] == ["Adam, lr 0.1 (threshold 38/lr)", "GD (threshold 2/lr)"]
     assert [[line.label for line in chart.lines] for chart in charts] == [["lr 0.1"], ["lr 0.1", "lr 0.2"]]
     assert [chart.y_title for chart in charts] == ["training loss"] * 2
     differing = [sharp("a", 0.1, [380.0], 380.0), sharp("b", 0.2, [20.0], 20.0)]
@@ -61,10 +62,23 @@ def test_a_series_is_a_chart_named_with_the_threshold_its_runs_share():
 def test_a_title_names_the_run_of_a_chart_that_has_one():
     runs = [sharp("small rate, lr 0.1", 0.1, [380.0], 380.0, "small rate"), sharp("GD", 0.1, [20.0], 20.0, "GD")]
     charts = OverSteps("loss").charts(runs)
-    assert [chart.title for chart in charts] == ["small rate, lr 0.1 (38/lr)", "GD (2/lr)"]
+    assert [chart.title for chart in charts] == ["small rate, lr 0.1 (threshold 38/lr)", "GD, lr 0.1 (threshold 2/lr)"]
     assert [chart.lines[0].label for chart in charts] == ["", ""]
     [_, missing] = OverSteps("loss").charts([runs[0], Outcome("GD", "GD")])
     assert missing.lines[0].label == "GD: not run yet"
+
+
+def test_a_title_names_the_rate_that_all_runs_of_a_chart_keep():
+    small = sharp("small lr", 0.001, [38000.0], 38000.0, "small lr")
+    moves = course("up", "up", adam(0.1), {"step": [1.0, 2.0], "lr": [0.05, 0.1]}, step=[2.0], threshold=[380.0])
+    apart = [sharp(f"lr {lr}", lr, [1.0], 38 / lr, "apart") for lr in (0.1, 0.2)]
+    titles = [chart.title for chart in TopEigenvalues().charts([small, moves, *apart])]
+    assert titles == ["small lr, 0.001 (threshold 38/lr)", "up (threshold 38/lr)", "apart (threshold 38/lr)"]
+    differing = [sharp("beta1 0", 0.1, [20.0], 20.0), sharp("beta1 0.9", 0.1, [380.0], 380.0)]
+    [chart] = OverSteps("preconditioned_sharpness").charts(differing)
+    assert chart.title == "preconditioned sharpness, lr 0.1"
+    [chart] = OverSteps("preconditioned_sharpness").charts([*differing, Outcome("lr 0.2", "Adam", config=adam(0.2))])
+    assert chart.title == "preconditioned sharpness"
 
 
 def test_a_colour_follows_the_one_setting_that_varies_whatever_the_order_of_the_grid():
@@ -101,6 +115,13 @@ def test_what_is_not_there_is_named_and_what_stays_short_is_marked():
     assert labels == ["lr 0.1: not run yet", "lr 0.2 (short)", "lr 0.3 (diverged)", "lr 0.4"]
     assert [line.is_missing for line in chart.lines] == [True, False, False, False]
     assert "lr 0.4: ratio was not stored." in chart.notes
+
+
+def test_runs_of_small_batches_are_not_marked_short_for_staying_below():
+    full, small = short("lr 0.1", 0.5), short("lr 0.2", 0.5)
+    small.record.config["batch_size"] = 20
+    [chart] = OverSteps("ratio").charts([full, small])
+    assert [line.label for line in chart.lines] == ["lr 0.1 (short)", "lr 0.2"]
 
 
 def test_early_ratios_without_meaning_do_not_ruin_the_axis_and_are_counted():
@@ -181,6 +202,36 @@ def test_a_beta_is_drawn_as_its_distance_from_one_and_steps_as_they_were_taken()
     assert [line.color for line in chart.lines] == ["#0072b2", "#d55e00"]
 
 
+def compared(stop, series="Adam", **measure):
+    config = {**adam(0.1), "stop": {"loss": stop}, "measure": {"every": 0, "at_end": False, **measure}}
+    return Outcome(f"to {stop}", series, config=config)
+
+
+def axes(number, runs, against="steps"):
+    [chart] = AtTheEnd(number, against).charts(runs)
+    return chart.x_title, chart.y_title
+
+
+def test_axes_name_the_training_loss_at_which_each_number_is_taken():
+    on_the_way, at_end = compared(0.05, at_loss=0.1), compared(0.03, at_end=True)
+    assert axes("sharpness", [on_the_way]) == ("steps to training loss 0.05", "sharpness at training loss 0.1")
+    assert axes("test_error", [on_the_way], "lr") == ("learning rate", "test error at training loss 0.05")
+    assert axes("sharpness", [at_end] * 2) == ("steps to training loss 0.03", "sharpness at training loss 0.03")
+    later = compared(0.01, at_end=True, at_loss=0.1)
+    assert axes("sharpness", [later]) == ("steps to training loss 0.01", "sharpness at training loss 0.01")
+
+
+def test_axes_name_no_training_loss_in_which_runs_differ_or_after_which_they_are_measured():
+    both = [compared(0.03, at_end=True), compared(0.01, "GD", at_end=True)]
+    assert axes("sharpness", both) == ("steps to the end", "sharpness at the end")
+    assert axes("test_error", both)[1] == "test error"
+    often = compared(0.05, at_loss=0.1, every=50)
+    assert axes("sharpness", [often]) == ("steps to training loss 0.05", "sharpness at the end")
+    [chart] = AtTheEnd("sharpness", "steps", series=("GD",)).charts(both)
+    assert chart.y_title == "sharpness at training loss 0.01"
+    assert axes("sharpness", [compared(None)]) == ("steps to the end", "sharpness at the end")
+
+
 def test_test_error_is_that_of_the_held_out_data():
     run = course("run", "Adam", adam(0.1), test={"error": 0.25, "loss": 1.0}, ratio=[1.0])
     [chart] = AtTheEnd("test_error", is_log=False).charts([run])
@@ -233,6 +284,37 @@ def test_titles_stand_at_the_top_of_a_block_alone():
 def test_a_study_without_panels_is_refused():
     with pytest.raises(ConfigError, match="figx must have panels"):
         picture(study(), [])
+
+
+def test_the_caption_says_what_dashes_and_triangles_are_where_there_are_any():
+    level, edge, above = (
+        "A dashed line is a run's stability threshold",
+        "The edge is a ratio of 1",
+        "▲ marks what lies above an axis",
+    )
+
+    def said(column, values):
+        caption = picture(study(OverSteps(column)), [sharp("lr 0.1", 0.1, values, 380.0)]).caption
+        return [words in caption for words in (level, edge, above)]
+
+    assert said("preconditioned_sharpness", [400.0] * 40) == [True, False, False]
+    assert said("ratio", [400.0] * 40) == [False, True, False]
+    assert said("ratio", [4e6, *[400.0] * 40]) == [False, True, True]
+    assert said("loss", [400.0] * 40) == [False, False, False]
+
+
+@pytest.mark.parametrize("name", ["fig10", "fig19"])
+def test_the_caption_of_a_sweep_names_what_its_runs_hold(name):
+    cases = STUDIES[name].cases("small")
+    caption = picture(STUDIES[name], [Outcome(case.label, case.series) for case in cases]).caption
+    [size] = {case.config.batch_size for case in cases} - {None}
+    rates, beta2s = (
+        {getattr(case.config.method, held) for case in cases if case.series.startswith(varied)}
+        for varied, held in (("beta2", "lr"), ("lr", "beta2"))
+    )
+    [rate], [beta2] = rates, beta2s
+    assert f"A large batch has {size} examples at scale small" in caption
+    assert f"On the left beta2 is {beta2:g}, on the right the rate is {rate:g} " in caption
 
 
 def test_the_caption_says_what_is_missing():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,8 @@ from .check import Outcome
 from .grouping import Group, groups, series_of, setting
 from .panels import Panel
 
-TITLES = {"sharpness": "sharpness at the end", "test_error": "test error", "test_loss": "test loss"}
+TITLES = {"sharpness": "sharpness at the end"}
+"""Of numbers taken at no training loss that all runs have in common."""
 AXES = {"lr": "learning rate", "beta2": "1 - beta2", "beta1": "1 - beta1", "steps": "steps to the end"}
 
 
@@ -40,10 +41,11 @@ class AtTheEnd(Panel):
 
     def charts(self, outcomes: Sequence[Outcome]) -> list[Chart]:
         found = {name: runs for name, runs in series_of(outcomes).items() if not self.series or name in self.series}
+        drawn = [outcome for runs in found.values() for outcome in runs]
         chart = Chart(
             lines=tuple(self._line(look, name, groups(runs)) for look, (name, runs) in enumerate(found.items())),
-            x_title=AXES.get(self.against, self.against.replace("_", " ")),
-            y_title=TITLES.get(self.number, self.number.replace("_", " ")),
+            x_title=_axis_words(self.against, drawn),
+            y_title=_number_words(self.number, drawn),
             is_x_log=True,
             is_y_log=self.is_log,
             notes=tuple(note for runs in found.values() for note in _notes(runs, self.number)),
@@ -67,6 +69,33 @@ class AtTheEnd(Panel):
         y = np.array([_ending(record, self.number) for record in records])
         x = np.mean([_place(record, self.against) for record in records])
         return [(float(x), float(y.mean()), float(y.min()), float(y.max()))]
+
+
+def _axis_words(against: str, outcomes: Sequence[Outcome]) -> str:
+    """What runs are placed by: a setting, or their steps to the training loss they end at."""
+    loss = _common_loss(outcomes, against) if against == "steps" else None
+    return f"steps to training loss {loss:g}" if loss else AXES.get(against, against.replace("_", " "))
+
+
+def _number_words(number: str, outcomes: Sequence[Outcome]) -> str:
+    """A number with the training loss at which all runs are compared, where they have one in common."""
+    loss, words = _common_loss(outcomes, number), number.replace("_", " ")
+    return f"{words} at training loss {loss:g}" if loss else TITLES.get(number, words)
+
+
+def _common_loss(outcomes: Sequence[Outcome], number: str) -> float | None:
+    """The training loss at which a number is taken of every run; None where they differ in it, or have none."""
+    losses = {_loss_of(outcome.config, number) for outcome in outcomes}
+    return losses.pop() if len(losses) == 1 else None
+
+
+def _loss_of(config: Mapping[str, Any], number: str) -> float | None:
+    """The training loss at which a run's configuration has a number taken, last of all; None where that is open."""
+    measure = config.get("measure") or {}
+    if number == "steps" or number.startswith("test_") or measure.get("at_end"):
+        return (config.get("stop") or {}).get("loss")
+    is_once = measure.get("every") == 0 and not measure.get("window")
+    return measure.get("at_loss") if is_once else None
 
 
 def _ending(record: RunRecord, number: str) -> float:

@@ -54,13 +54,15 @@ def _caption(study: Study, charts: Sequence[Chart], outcomes: Sequence[Outcome],
     missing = sum(outcome.record is None for outcome in outcomes)
     words = {
         study.caption: True,
-        "A dashed line is a run's stability threshold, in its colour, or the edge at a ratio of 1.": any(
-            chart.level_name == EDGE for chart in charts
+        "A dashed line is a run's stability threshold, in its colour.": any(
+            len(line.levels) for chart in charts for line in chart.lines if chart.level_name == EDGE
         ),
+        "The edge is a ratio of 1, dashed.": any(chart.levels for chart in charts if chart.level_name == EDGE),
         "Colours go from the smallest setting, dark blue, to the largest, amber.": are_ordered,
         "A shade reaches from the lowest to the highest seed.": any(
             line.band is not None for chart in charts for line in chart.lines
         ),
+        "▲ marks what lies above an axis.": any(len(chart.above(line)) for chart in charts for line in chart.lines),
         f"{missing} of {len(outcomes)} runs are not there; their names are grey.": missing > 0,
     }
     return " ".join(sentence for sentence, is_needed in words.items() if sentence and is_needed)

@@ -70,7 +70,7 @@ class Group:
         label = self.label
         if all(record.outcome == "diverged" for record in found):
             label += " (diverged)"
-        elif all(stays_short(record) for record in found):
+        elif all(_ends_short(record) for record in found):
             label += " (short)"
         if len(found) < len(self.outcomes):
             label += f" ({len(found)} of {len(self.outcomes)} seeds)"
@@ -128,6 +128,19 @@ def threshold_words(outcomes: Sequence[Outcome]) -> str:
     if not products or np.ptp(products) > SAME * max(products):
         return ""
     return f"{np.median(products):.3g}/lr"
+
+
+def rate_words(outcomes: Sequence[Outcome]) -> str:
+    """The learning rate that runs share and keep, as "lr 0.001"; "" where it moves, or not all surely share it."""
+    records = [outcome.record for outcome in outcomes if outcome.record is not None]
+    rates = np.unique(np.concatenate([np.zeros(0), *(_course(record, "lr", None)[1] for record in records)]))
+    is_one = len(records) == len(outcomes) and len(rates) == 1 and np.isfinite(rates).all()
+    return f"lr {rates[0]:g}" if is_one else ""
+
+
+def _ends_short(record: RunRecord) -> bool:
+    """Whether a run of the full batch never came to its edge (Appendix D); one of small batches is to stay below."""
+    return record.config.get("batch_size") is None and stays_short(record)
 
 
 def _course(record: RunRecord, column: str, window: Window | None) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from tightrope.views import Chart, Line, fit
 
 from .check import Outcome
-from .grouping import Group, Window, groups, is_lone, threshold_words, titled_series
+from .grouping import Group, Window, groups, is_lone, rate_words, threshold_words, titled_series
 
 
 class Panel(ABC):
@@ -204,9 +204,19 @@ def _unnamed(line: Line, title: str) -> Line:
 
 
 def _titled(title: str, outcomes: Sequence[Outcome], has_threshold: bool) -> str:
-    """With the threshold they share in parentheses, as the paper writes it."""
-    words = threshold_words(outcomes) if has_threshold else ""
-    return f"{title} ({words})" if words and title else title
+    """With the learning rate they share, and their threshold in parentheses, as the paper writes it."""
+    if not title or not has_threshold:
+        return title
+    threshold = threshold_words(outcomes)
+    named = _with_rate(title, rate_words(outcomes))
+    return f"{named} (threshold {threshold})" if threshold else named
+
+
+def _with_rate(title: str, rate: str) -> str:
+    """A title that says the rate already stays; "small lr" is continued."""
+    if not rate or rate in title:
+        return title
+    return f"{title}, {rate.removeprefix('lr ') if title.endswith(' lr') else rate}"
 
 
 def _level(values: np.ndarray) -> float | np.ndarray | None:

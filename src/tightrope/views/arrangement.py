@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .charts import Block, Chart, Picture, columns, named_lines
 
@@ -81,6 +83,25 @@ def below(picture: Picture, block: Block, sizes: Sizes) -> float:
     """What stands under a block: numbers and names of its x axes, and legends of its columns."""
     entries = 0 if picture.has_one_legend else max(len(named_lines(column)) for column in columns(block))
     return sizes.x_axis + sizes.entry * entries
+
+
+LETTER = 0.53
+"""Width of an average letter, in its size."""
+GAP = 2
+"""Letters between titles side by side."""
+
+
+def title_size(stand: Sequence[Place], width: float, usual: float) -> float:
+    """Size at which titles meet neither each other nor the ends of the width, at most the usual one.
+
+    All titles of a picture have it: the same words in different sizes would seem to differ in weight.
+    """
+    titled = [(place.left + place.right, place.top, len(place.chart.title)) for place in stand if place.chart.title]
+    rooms = [usual]
+    rooms += [min(twice, 2 * width - twice) / (LETTER * letters) for twice, _, letters in titled]
+    for (left, top, first), (right, other_top, second) in pairwise(titled):
+        rooms += [(right - left) / (LETTER * (first + second + GAP))] if top == other_top else []
+    return min(rooms)
 
 
 def _height(picture: Picture, sizes: Sizes) -> float:

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from .arrangement import Place, Sizes, below, places
+from .arrangement import Place, Sizes, below, places, title_size
 from .axes import layout, value_axis
 from .charts import Chart, Line, Picture, named_marks
 from .figures import Figure, Panel
 from .palette import INK, RED
+from .ticks import decades, is_plain, powers, spans_few_decades
 from .traces import Trace, as_json, shared_line
 
 SIZES = Sizes(width=1000, height=190, lone_height=320, title=30, gap=24, x_axis=54, y_axis=70, no_axis=16, entry=19)
 """Pixels on a wide page; the fractions they make hold on any other."""
+TITLE = 13.0
+"""Pixels, where the columns are wide enough."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,12 @@ def picture_panel(picture: Picture) -> Panel:
     figure["layout"]["margin"] = {"l": 4, "r": 16, "t": 22, "b": margin}
     figure["layout"]["showlegend"] = True  # also where there is one entry
     shown: set[str] = set()
+    titles = title_size(stand, SIZES.width, TITLE)
     for number, place in enumerate(stand, start=1):
         x = (place.left / SIZES.width, place.right / SIZES.width)
         y = (max(0.0, 1 - place.bottom / total), 1 - place.top / total)
         plot = Plot(place.chart, number, x, y, 1 if picture.has_one_legend else 2 + place.column, place)
-        _add_axes(figure["layout"], plot)
+        _add_axes(figure["layout"], plot, titles)
         for line in plot.chart.lines:
             figure["data"] += _traces(plot, line, shown)
         if plot.legend > 1 and place.has_x:
@@ -70,7 +74,7 @@ def picture_panel(picture: Picture) -> Panel:
     return Panel(picture.name, picture.title, picture.caption, figure, picture.notes)
 
 
-def _add_axes(arrangement: dict[str, Any], plot: Plot) -> None:
+def _add_axes(arrangement: dict[str, Any], plot: Plot, title_size: float) -> None:
     chart = plot.chart
     x = _axis(chart.x_title if plot.place.has_x else "", chart.x_range, chart.is_x_log)
     y = _axis(chart.y_title if plot.place.has_y_name else "", chart.y_range, chart.is_y_log)
@@ -84,6 +88,7 @@ def _add_axes(arrangement: dict[str, Any], plot: Plot) -> None:
         "yref": "paper",
         "y": plot.y[1],
         "showarrow": False,
+        "font": {"size": title_size},
     }
     if chart.title:
         arrangement["annotations"].append({"text": html.escape(chart.title), "yanchor": "bottom", "yshift": 2, **here})
@@ -102,11 +107,19 @@ def _axis(title: str, shown: tuple[float, float] | None, is_log: bool) -> dict[s
     more: dict[str, Any] = {"automargin": False, "nticks": 6, "tickfont": {"size": 11}, "showline": True}
     more |= {"type": "log"} if is_log else {"exponentformat": "none", "separatethousands": True}
     if shown is not None:
-        ends = [float(end) for end in (np.log10(shown) if is_log else shown)]
-        more["range"] = ends
-        if is_log and ends[1] - ends[0] >= 1.5:  # powers of ten alone, so that their numbers do not run together
-            more |= {"tickmode": "linear", "tick0": 0, "dtick": max(1, round((ends[1] - ends[0]) / 5))}
+        more["range"] = [float(end) for end in (np.log10(shown) if is_log else shown)]
+        more |= _numbers(*shown) if is_log else {}
     return value_axis(html.escape(title), **more)
+
+
+def _numbers(low: float, high: float) -> dict[str, Any]:
+    """How a logarithmic axis is numbered: 1, 2, 5, 10 where it spans few decades, else powers of ten alone."""
+    if spans_few_decades(low, high):
+        num_ticks = int(np.ceil(decades(low, high) / 0.3)) - 1  # from more on plotly numbers 3, 4, 6, ..., too
+        return {"nticks": max(3, num_ticks), "tickformat": "~g" if is_plain(low, high) else "~e"}
+    found = powers(low, high)
+    words = [f"10<sup>{power}</sup>".replace("-", "\u2212") for power in found]
+    return {"tickmode": "array", "tickvals": [10.0**power for power in found], "ticktext": words}
 
 
 def _rule(along: dict[str, Any], letter: str, at: float, color: str, dash: str) -> dict[str, Any]:

@@ -135,11 +135,12 @@ def _swatch(index: int) -> str:
 def _figure(panel: Panel) -> str:
     heading, caption = html.escape(panel.heading), html.escape(panel.caption)
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in panel.notes)
+    below = f'<ul class="notes">{notes}</ul>' if notes else ""
     return (
         f'<section aria-labelledby="heading-{panel.name}"><h2 id="heading-{panel.name}">{heading}</h2>'
-        f'<figure><div class="plot" role="img" aria-label="{heading}. {caption}" data-figure="figure-{panel.name}" '
-        f'style="height:{panel.figure["layout"]["height"]}px"></div>'
-        f"<figcaption>{caption}{f'<ul>{notes}</ul>' if notes else ''}</figcaption></figure></section>"
+        f'<figure><figcaption>{caption}</figcaption><div class="plot" role="img" '
+        f'aria-label="{heading}. {caption}" data-figure="figure-{panel.name}" '
+        f'style="height:{panel.figure["layout"]["height"]}px"></div>{below}</figure></section>'
     )
 
 

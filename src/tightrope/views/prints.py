@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,21 +15,23 @@ import numpy as np
 from tightrope.errors import ConfigError, StoreError
 from tightrope.store import replace_file
 
-from .arrangement import Sizes, below, places
+from .arrangement import LETTER, Place, Sizes, below, places, title_size
 from .charts import Chart, Line, Picture, columns, named_lines, named_marks
 from .palette import FAINT, GRID, INK, RED
+from .ticks import in_digits, in_powers, is_plain, spans_few_decades
 
 WIDTHS, LEAST_WIDTH = {1: 6.2, 2: 4.2, 3: 3.4, 4: 2.8}, 2.5
 """Inches of a column, by the number of columns."""
 SIZES = Sizes(
     width=0.0, height=1.7, lone_height=2.5, title=0.3, gap=0.16, x_axis=0.5, y_axis=0.7, no_axis=0.16, entry=0.155
 )
-HEADING, MARGIN, ENTRY = 0.3, 0.12, 0.19
-"""Inches of the headline, at the right and left, and of a row of the legend under everything."""
+HEADING, LINE, MARGIN, ENTRY = 0.32, 0.15, 0.12, 0.19
+"""Inches of the headline, of a line of the caption, at the right and left, and of a row of the last legend."""
 HEADLINE: dict[str, Any] = {"fontsize": 11, "fontweight": "bold"}
+CAPTION: dict[str, Any] = {"fontsize": 8.0, "linespacing": 1.25}
+POINT = 1 / 72
+"""An inch is 72."""
 DOTS_PER_INCH = 200
-FEW_DECADES = 80.0
-"""A logarithmic axis that spans less is numbered 1, 2, 5, 10."""
 STYLES: dict[str, Any] = {"solid": "-", "dash": (0, (4, 2.5)), "dot": (0, (1, 2))}
 KINDS = {"pdf": b"%PDF", "png": b"\x89PNG"}
 """Kinds of files, with what each begins with."""
@@ -123,26 +126,38 @@ def _figure(picture: Picture) -> Any:
     stand = places(picture, sizes)
     entries = _entries(picture)
     rows = _rows(entries, sizes.width)
-    legend = ENTRY * len(rows) + 0.1
-    height = HEADING + max(p.bottom for p in stand) + below(picture, picture.blocks[-1], sizes) + legend
+    caption = textwrap.wrap(picture.caption, int(sizes.width / (LETTER * CAPTION["fontsize"] * POINT)))
+    top, legend = HEADING + LINE * len(caption), ENTRY * len(rows) + 0.1
+    height = top + max(p.bottom for p in stand) + below(picture, picture.blocks[-1], sizes) + legend
     width = sizes.width + 2 * MARGIN
     figure = Figure(figsize=(width, height))
     figure.text(MARGIN / width, 1 - 0.1 / height, _plain(f"{picture.heading}: {picture.title}"), va="top", **HEADLINE)
+    figure.text(MARGIN / width, 1 - HEADING / height, _plain("\n".join(caption)), va="top", **CAPTION)
+    titles = title_size(stand, sizes.width, SETTINGS["axes.titlesize"] * POINT) / POINT
     for place in stand:
-        corner = (place.left / width, 1 - (HEADING + place.bottom) / height)
-        axes = figure.add_axes((*corner, (place.right - place.left) / width, (place.bottom - place.top) / height))
-        _draw_chart(axes, place.chart)
-        axes.set(xlabel=place.chart.x_title if place.has_x else "")
-        axes.set(ylabel=place.chart.y_title if place.has_y_name else "")
-        axes.yaxis.set_label_coords((0.22 - sizes.y_axis) / (place.right - place.left), 0.5)
-        axes.tick_params(labelbottom=place.has_x, labelleft=place.has_y)
+        axes = _add_place(figure, place, sizes, top)
+        axes.title.set_size(titles)
         if place.has_x and not picture.has_one_legend:
             column = [each.chart for each in stand if each.column == place.column]
-            _legend(figure, _handles(column), place.left / width, corner[1] - sizes.x_axis / height)
+            under = 1 - (top + place.bottom + sizes.x_axis) / height
+            _legend(figure, _handles(column), place.left / width, under)
     for row, (start, stop) in enumerate(rows):
         at = (legend - ENTRY * row) / height
         _legend(figure, entries[start:stop], 0.5, at, loc="upper center", ncols=stop - start, columnspacing=1.6)
     return figure
+
+
+def _add_place(figure: Any, place: Place, sizes: Sizes, top: float) -> Any:
+    """The axes of a chart where it stands, so far below the upper end."""
+    width, height = figure.get_size_inches()
+    corner = (place.left / width, 1 - (top + place.bottom) / height)
+    axes = figure.add_axes((*corner, (place.right - place.left) / width, (place.bottom - place.top) / height))
+    _draw_chart(axes, place.chart)
+    axes.set(xlabel=place.chart.x_title if place.has_x else "")
+    axes.set(ylabel=place.chart.y_title if place.has_y_name else "")
+    axes.yaxis.set_label_coords((0.22 - sizes.y_axis) / (place.right - place.left), 0.5)
+    axes.tick_params(labelbottom=place.has_x, labelleft=place.has_y)
+    return axes
 
 
 def _entries(picture: Picture) -> list[Any]:
@@ -179,8 +194,6 @@ def _legend_of(figure: Any, handles: Sequence[Any], **where: Any) -> Any:
 
 
 def _draw_chart(axes: Any, chart: Chart) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     axes.set_title(_plain(chart.title))
     if chart.is_x_log:
         axes.set_xscale("log")
@@ -199,12 +212,20 @@ def _draw_chart(axes: Any, chart: Chart) -> None:
         (axes.xaxis, chart.x_range, chart.is_x_log),
         (axes.yaxis, chart.y_range, chart.is_y_log),
     ):
-        if is_log and ends is not None and ends[1] / ends[0] < FEW_DECADES:
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter(FuncFormatter(_in_digits))
-            axis.set_minor_formatter(NullFormatter())
+        if is_log and ends is not None and spans_few_decades(*ends):
+            _number(axis, is_plain(*ends))
     if not chart.is_x_log:
         axes.locator_params(axis="x", nbins=5)
+
+
+def _number(axis: Any, is_in_digits: bool) -> None:
+    """Number a logarithmic axis of few decades, all its numbers in one way."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    write = in_digits if is_in_digits else _in_powers
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_line(axes: Any, chart: Chart, line: Line) -> None:
@@ -238,12 +259,9 @@ def _handle(label: str, color: str, dash: str, marker: str | None = None, alpha:
     return Line2D([], [], color=color, label=_plain(label), **style)
 
 
-def _in_digits(value: float, _: int) -> str:
-    """A number of an axis of few decades: 0.05, 200, 5 x 10^5."""
-    if 1e-3 <= value < 1e4:
-        return f"{value:g}"
-    digits, power = f"{value:.0e}".split("e")
-    return rf"${digits}{{\times}}10^{{{int(power)}}}$"
+def _in_powers(value: float) -> str:
+    digits, power = in_powers(value)
+    return rf"${digits}{{\times}}10^{{{power}}}$"
 
 
 def _plain(text: str) -> str:

@@ -25,6 +25,10 @@ SEEDS = (0, 1, 2)
 Make = Callable[[Table, str, int], RunConfig]
 
 
+SIZES = {"small": 150, "cpu": 500, "paper": 4096}
+"""Examples of a large batch."""
+
+
 def _settings(batch: str, batch_size: int, seed: int) -> dict[str, Any]:
     """One run serves both figures: its sharpness is taken on the way, at the first step at that loss."""
     measure = {"every": 0, "at_loss": SHARP, "sharpness": True, "audit_every": 0}
@@ -34,18 +38,18 @@ def _settings(batch: str, batch_size: int, seed: int) -> dict[str, Any]:
 
 def _small(method: Table, batch: str, seed: int) -> RunConfig:
     problem = {"model": "wrn", "loss": "cross_entropy", "num_test_examples": 1000}
-    return digits_run(method, 6000, problem=problem, **_settings(batch, 150, seed))
+    return digits_run(method, 6000, problem=problem, **_settings(batch, SIZES["small"], seed))
 
 
 def _cpu(method: Table, batch: str, seed: int) -> RunConfig:
     wide = {"model": "wrn", "channels": [8, 16, 32], "blocks": 1}
     problem = {**wide, "loss": "cross_entropy", "num_test_examples": 2000}
-    return cifar_run(method, 6000, 1000, problem=problem, **_settings(batch, 500, seed))
+    return cifar_run(method, 6000, 1000, problem=problem, **_settings(batch, SIZES["cpu"], seed))
 
 
 def _paper(method: Table, batch: str, seed: int) -> RunConfig:
     problem = {"name": "cifar100", "model": "wrn_bn", "loss": "cross_entropy", "num_test_examples": 10_000}
-    return cifar_run(method, 100_000, None, problem=problem, **_settings(batch, 4096, seed))
+    return cifar_run(method, 100_000, None, problem=problem, **_settings(batch, SIZES["paper"], seed))
 
 
 def _sweeps(make: Make, rates: Sequence[float], rate: float) -> list[Case]:
@@ -66,6 +70,11 @@ SWEEPS: Grids = (
     ("paper", lambda: _sweeps(_paper, RATES_OF_THE_PAPER, RATE_OF_THE_PAPER)),
 )
 """Runs that figures 10 and 19 share."""
+HELD = (
+    f"On the left beta2 is {BETA2:g}, on the right the rate is {RATE:g} ({RATE_OF_THE_PAPER:g} at scale paper). "
+    f"A large batch has {SIZES['small']} examples at scale small, {SIZES['cpu']} at cpu, {SIZES['paper']} at paper."
+)
+"""What varies in neither half of them."""
 BY_RATE, BY_BETA2 = (tuple(f"{by}, {batch}" for batch in (FULL, LARGE)) for by in ("lr", "beta2"))
 
 
@@ -143,7 +152,7 @@ FIG10 = Study(
     version=1,
     grids=SWEEPS,
     panels=_panels("sharpness"),
-    caption=f"Raw sharpness at the first step whose training loss is at most {SHARP:g}.",
+    caption=f"Raw sharpness at the first step whose training loss is at most {SHARP:g}. {HELD}",
     checks=_falls("is sharper", "sharpness", -0.8),
 )
 FIG11 = Study(
@@ -173,7 +182,7 @@ FIG19 = Study(
     version=1,
     grids=SWEEPS,
     panels=_panels("test_error"),
-    caption=f"Test error at the first step whose training loss is at most {ERROR:g}.",
+    caption=f"Test error at the first step whose training loss is at most {ERROR:g}. {HELD}",
     checks=_falls("generalises worse", "test error", -0.5),
 )
 SOLUTIONS = (FIG10, FIG11, FIG19)
