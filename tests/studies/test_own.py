@@ -47,6 +47,7 @@ def test_adam_written_by_hand_is_sound():
         ("Lazy", "works in float64", "MISS", "it stood still in the others"),
         ("Queue", "stopped after step 17 and taken up, it is as if left alone", "MISS", "without pickle"),
         ("Forgetful", "stopped after step 17 and taken up, it is as if left alone", "MISS", "state_dict()"),
+        ("LeavesLate", "has a stability threshold", "UNDECIDED", "a step of its copy failed with SystemExit: 7"),
     ],
 )
 def test_one_thing_wrong_is_one_finding(name, claim, result, words):
@@ -116,6 +117,9 @@ def aeos(tmp_path, monkeypatch, capsys):
         (["mine.py:HandAdam", "--option", "beta"], "--option: must be KEY=VALUE; got 'beta'"),
         (["mine.py:Closed"], "must take a step without arguments"),
         (["mine.py:HandAdam", "--lrs", "0"], "--lrs: must be a whole number, at least 1"),
+        (["mine.py:Leaving"], "Leaving must take a step without arguments; it raised SystemExit: 7"),
+        (["mine.py:Leaving", "--lr", "0.1", "--lr", "0.2"], "Leaving must take a step without arguments; it raised"),
+        (["mine.py:leaving_at_once"], "must make an optimizer; it raised SystemExit: 8"),
         (["mine.py:HandAdam", "--lr", "0.1"], "--lr: must be given twice"),
         (["mine.py:HandAdam", "--lr", "0.1", "--lr", "0.01"], "--lr: must be given twice"),
         (["mine.py:HandAdam", "-j", "0"], "-j: must be a whole number, at least 1"),
@@ -135,6 +139,11 @@ def test_where_there_is_no_threshold_it_says_so_runs_nothing_and_exits_with_five
     assert code == 5
     assert out.startswith("SignDescent: no threshold. SignDescent was probed and has no frozen method that is known")
     assert not (tmp_path / "studies").exists()
+
+
+def test_ctrl_c_in_a_step_is_an_interrupt_and_no_error_of_the_optimizer(aeos):
+    code, out, err = aeos("mine.py:interrupting", "--lr", "1e-3", "--lr", "1e-2")
+    assert (code, out, err) == (130, "", "")
 
 
 def test_a_short_panel_from_the_command_misses_and_says_so_as_json(aeos, tmp_path):
