@@ -65,6 +65,36 @@ def test_the_number_of_a_resumption_that_missed_names_the_step_after_the_stop():
     )
 
 
+def test_an_optimizer_whose_short_run_diverges_is_not_said_to_stand_still_nor_given_an_edge():
+    lr = 0.141
+    sound = examine(ForeignRecipe(lr=lr, path="torch.optim:Adam"))
+    found = {finding.claim: finding for finding in sound.findings}
+    losses = trained(ForeignRecipe(lr=lr, path="torch.optim:Adam"), 20).losses
+    words = f"grew from {losses[0]:.3g} to {losses[-1]:.3g} by step {len(losses)} at lr 0.141. Name smaller rates: --lr"
+    assert losses[-1] > 10 * losses[0]
+    assert len(losses) < 20
+    for claim in ("works in float64", "works in float32", "has a stability threshold"):
+        assert found[claim].result == "UNDECIDED"
+        assert words in found[claim].why
+    assert found["works in float64"].number == f"{len(losses)} of {len(losses)} steps moved a weight"
+    assert (sound.status, sound.threshold, sound.has_edge) == ("diverged", None, False)
+    assert not any("P pinned" in claim for claim in found)
+
+
+@pytest.mark.parametrize("lr", [1e3, 1e30])
+def test_two_runs_that_diverge_before_the_stop_do_not_show_that_a_run_can_be_taken_up(lr):
+    *rest, taken_up = examine(method_of("Plain", lr)).findings
+    assert [finding.result for finding in rest] == ["UNDECIDED"] * 3
+    assert taken_up.claim.startswith("stopped after step 17")
+    assert (taken_up.result, taken_up.number) == ("UNDECIDED", "")
+    assert "It diverged at step" in taken_up.why
+
+
+def test_a_diverging_optimizer_that_is_narrow_too_is_told_that():
+    found = {finding.claim: finding for finding in examine(method_of("Narrow", 1e3)).findings}
+    assert found["works in float64"].why == "a step made a parameter float32"
+
+
 def test_rates_lie_where_the_loss_falls_and_does_not_diverge(monkeypatch):
     monkeypatch.setattr("tightrope.studies.short_run.CANDIDATES", (0.0316, 0.1, 0.316, 1.0, 3.16, 10.0))
     rates = find_rates(method_of("Plain"), 5)
