@@ -77,7 +77,7 @@ def _precision(method: ForeignRecipe, dtype: torch.dtype) -> Finding:
     short = trained(method, NUM_STEPS, dtype)
     name = str(dtype).removeprefix("torch.")
     lost = strays(short.problem) or _narrow_state(short) or _narrow_step(short)
-    grown = "" if lost or not short.has_diverged else _growth(short, method.lr)
+    grown = _growth(short, method.lr) if short.has_diverged else ""
     if not lost and not grown and short.num_moves < NUM_STEPS:
         lost = "it stood still in the others"
     return Finding(
