@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections import deque
 
 import torch
@@ -121,6 +123,54 @@ class Closed(Plain):
 
     def step(self, closure):
         closure()
+
+
+class Leaving(Plain):
+    """It leaves in its second step."""
+
+    def step(self, closure=None):
+        if self.state:
+            sys.exit(7)
+        super().step()
+        self.state[self.param_groups[0]["params"][0]]["seen"] = True
+
+
+class LeavesLate(Plain):
+    """It leaves in its hundred and first step."""
+
+    def move(self, w, lr):
+        state = self.state[w]
+        state["count"] = state.get("count", 0) + 1
+        if state["count"] > 100:
+            sys.exit(7)
+        w.add_(w.grad, alpha=-lr)
+
+
+class LeavesInWorkers(Plain):
+    """It leaves where it is one of several processes."""
+
+    def move(self, w, lr):
+        if multiprocessing.parent_process() is not None and self.state[w].setdefault("seen", False):
+            sys.exit(9)
+        self.state[w]["seen"] = True
+        w.add_(w.grad, alpha=-lr)
+
+
+class Interrupting(LeavesLate):
+    """It is interrupted in its sixth step."""
+
+    def move(self, w, lr):
+        super().move(w, lr)
+        if self.state[w]["count"] > 5:
+            raise KeyboardInterrupt
+
+
+def leaving_at_once(params, lr):
+    sys.exit(8)
+
+
+def interrupting(params, lr):
+    raise KeyboardInterrupt
 
 
 def heavy_ball(params, lr, beta=0.9, nesterov=False):

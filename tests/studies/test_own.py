@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def test_adam_written_by_hand_is_sound():
         ("Lazy", "works in float64", "MISS", "it stood still in the others"),
         ("Queue", "stopped after step 17 and taken up, it is as if left alone", "MISS", "without pickle"),
         ("Forgetful", "stopped after step 17 and taken up, it is as if left alone", "MISS", "state_dict()"),
+        ("LeavesLate", "has a stability threshold", "UNDECIDED", "a step of its copy failed with SystemExit: 7"),
     ],
 )
 def test_one_thing_wrong_is_one_finding(name, claim, result, words):
@@ -62,6 +64,38 @@ def test_the_number_of_a_resumption_that_missed_names_the_step_after_the_stop():
     assert found["stopped after step 17 and taken up, it is as if left alone"].number.startswith(
         "grad_norm at step 19:"
     )
+
+
+def test_an_optimizer_whose_short_run_diverges_is_not_said_to_stand_still_nor_given_an_edge():
+    lr = 0.141
+    sound = examine(ForeignRecipe(lr=lr, path="torch.optim:Adam"))
+    found = {finding.claim: finding for finding in sound.findings}
+    losses = trained(ForeignRecipe(lr=lr, path="torch.optim:Adam"), 20).losses
+    words = f"grew from {losses[0]:.3g} to {losses[-1]:.3g} by step {len(losses)} at lr 0.141. Name smaller rates: --lr"
+    assert losses[-1] > 10 * losses[0]
+    assert len(losses) < 20
+    for claim in ("works in float64", "works in float32", "has a stability threshold"):
+        assert found[claim].result == "UNDECIDED"
+        assert words in found[claim].why
+    assert found["works in float64"].number == f"{len(losses)} of {len(losses)} steps moved a weight"
+    assert (sound.status, sound.threshold, sound.has_edge) == ("diverged", None, False)
+    assert not any("P pinned" in claim for claim in found)
+
+
+@pytest.mark.parametrize("lr", [1e3, 1e30])
+def test_two_runs_that_diverge_before_the_stop_do_not_show_that_a_run_can_be_taken_up(lr):
+    *rest, taken_up = examine(method_of("Plain", lr)).findings
+    assert [finding.result for finding in rest] == ["UNDECIDED"] * 3
+    assert taken_up.claim.startswith("stopped after step 17")
+    assert (taken_up.result, taken_up.number) == ("UNDECIDED", "")
+    assert "It diverged at step" in taken_up.why
+
+
+def test_a_diverging_optimizer_that_is_narrow_too_is_told_that():
+    assert trained(method_of("Rounding", 1e3), 20).has_diverged
+    found = {finding.claim: finding for finding in examine(method_of("Rounding", 1e3)).findings}
+    assert (found["works in float64"].result, found["works in float64"].why) == ("MISS", "a step is rounded to float32")
+    assert found["works in float32"].result == "UNDECIDED"
 
 
 def test_rates_lie_where_the_loss_falls_and_does_not_diverge(monkeypatch):
@@ -90,6 +124,28 @@ def test_its_study_asks_for_four_of_five_each_against_its_own_threshold():
     assert len({case.key for case in (*study.cases("small"), *study.cases("small", ["seed=1"]))}) == 10
 
 
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("MyAdam", "aeos-MyAdam"),
+        ("Adäm_2", "aeos-Adäm_2"),
+        ("../../My Adam", "aeos-------My-Adam"),
+        ("\U00020000" * 300, "aeos-" + "\U00020000" * 50),
+    ],
+)
+def test_its_figures_have_a_safe_name_whatever_its_label(label, name):
+    method = ForeignRecipe(lr=1e-3, path=f"mine.py:{label}")
+    found = own_study(method, [1e-3]).name
+    assert (method.label, found) == (label, name)
+    assert len(f"{found}.html".encode()) < 255
+
+
+def test_what_it_is_called_with_stands_below_its_figure():
+    assert own_study(method_of("heavy_ball", beta=0.5), [0.1]).caption == "heavy_ball is called with beta=0.5."
+    assert own_study(method_of("heavy_ball"), [0.1]).caption == ""
+    assert own_study(method_of("heavy_ball"), [0.1]).title.startswith("1 learning rate on")
+
+
 @pytest.fixture
 def aeos(tmp_path, monkeypatch, capsys):
     """Run the command in an empty directory on optimizers in a file; returns its exit code, output and errors."""
@@ -116,7 +172,12 @@ def aeos(tmp_path, monkeypatch, capsys):
         (["mine.py:HandAdam", "--option", "beta"], "--option: must be KEY=VALUE; got 'beta'"),
         (["mine.py:Closed"], "must take a step without arguments"),
         (["mine.py:HandAdam", "--lrs", "0"], "--lrs: must be a whole number, at least 1"),
+        (["mine.py:Leaving"], "Leaving must take a step without arguments; it raised SystemExit: 7"),
+        (["mine.py:Leaving", "--lr", "0.1", "--lr", "0.2"], "Leaving must take a step without arguments; it raised"),
+        (["mine.py:leaving_at_once"], "must make an optimizer; it raised SystemExit: 8"),
         (["mine.py:HandAdam", "--lr", "0.1"], "--lr: must be given twice"),
+        (["mine.py:HandAdam", "--lr", "0.1"], "or once with --lrs 1; got 0.1"),
+        (["mine.py:HandAdam", "--lrs", "1", "--lr", "-0.1"], "--lr: must be positive and finite"),
         (["mine.py:HandAdam", "--lr", "0.1", "--lr", "0.01"], "--lr: must be given twice"),
         (["mine.py:HandAdam", "-j", "0"], "-j: must be a whole number, at least 1"),
         (["mine.py:HandAdam", "--lr", "1e-3", "--lr", "1e-2", "--set", "stepz=3"], "--set stepz: not a setting"),
@@ -138,6 +199,52 @@ def test_where_there_is_no_threshold_it_says_so_runs_nothing_and_exits_with_five
     assert not (tmp_path / "studies").exists()
 
 
+def test_ctrl_c_in_a_step_is_an_interrupt_and_no_error_of_the_optimizer(aeos):
+    code, out, err = aeos("mine.py:interrupting", "--lr", "1e-3", "--lr", "1e-2")
+    assert (code, out, err) == (130, "", "")
+
+
+def test_a_short_run_that_diverges_at_the_rates_named_asks_for_smaller_ones_and_runs_nothing(aeos, tmp_path):
+    code, out, _ = aeos("torch.optim:Adam", "--lrs", "2", "--lr", "0.1", "--lr", "0.2")
+    assert code == 5
+    assert out.startswith("Adam: threshold not known. Its loss grew from ")
+    assert out.splitlines()[0].endswith("at lr 0.141. Name smaller rates: --lr LOW --lr HIGH.")
+    assert out.endswith("\n\nAdam: UNDECIDED\n")
+    assert "stood still" not in out
+    assert not (tmp_path / "studies").exists()
+
+
+SHORT = ("--lrs", "1", "--set", "num_steps=12", "--set", "problem.width=5", "-j", "1")
+
+
+def test_one_rate_is_run_as_it_is_given_and_its_panel_drawn_where_the_command_says(aeos, tmp_path, monkeypatch):
+    code, out, _ = aeos("mine.py:Plain", "--lr", "0.12345", *SHORT, "--out", "here")
+    assert code == 3
+    assert "Plain: threshold 2 / lr, as found at lr 0.12345\n" in out
+    paths = [f"here/figures/aeos-Plain.{kind}" for kind in ("html", "pdf", "png")]
+    assert out.endswith("\n\n" + "\n".join(paths) + "\n\nPlain: MISS\n")
+    page = (tmp_path / paths[0]).read_text(encoding="utf-8")
+    assert "<h1>Plain</h1>" in page
+    assert "lr 0.12345" in page
+    assert page.count('<span class="badge bad">MISS</span>') == 1
+    assert (tmp_path / paths[1]).read_bytes().startswith(b"%PDF")
+    assert (tmp_path / paths[2]).read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    (tmp_path / paths[0]).unlink()
+    _, out, _ = aeos("mine.py:Plain", "--lr", "0.12345", *SHORT, "--out", "here")
+    [line] = [line for line in out.splitlines() if "pip install tightrope[print]" in line]
+    assert out.endswith(f"\n\n{paths[0]}\n{line}\n\nPlain: MISS\n")
+    assert (tmp_path / paths[0]).is_file()
+
+
+def test_where_no_run_could_be_made_nothing_is_drawn(aeos, tmp_path):
+    code, out, _ = aeos("mine.py:LeavesInWorkers", "--lr", "0.1", *SHORT)
+    assert code == 5
+    assert "LeavesInWorkers must take a step without arguments; it raised SystemExit: 9" in out
+    assert "figures" not in out
+    assert not (tmp_path / "studies/figures").exists()
+
+
 def test_a_short_panel_from_the_command_misses_and_says_so_as_json(aeos, tmp_path):
     short = ("--lr", "0.1", "--lr", "0.2", "--lrs", "2", "--set", "num_steps=12", "--set", "problem.width=5", "-j", "1")
     code, out, _ = aeos("mine.py:heavy_ball", "--option", "beta=0.5", *short, "--json")
@@ -148,6 +255,8 @@ def test_a_short_panel_from_the_command_misses_and_says_so_as_json(aeos, tmp_pat
     assert [finding["result"] for finding in found["findings"]] == ["PASS"] * 5 + ["MISS"]
     assert found["figure"]["num_done"] == 2
     assert found["figure"]["findings"][0]["number"].startswith("0 of 2")
+    assert found["figures"] == [f"studies/figures/aeos-heavy_ball.{kind}" for kind in ("html", "pdf", "png")]
+    assert all((tmp_path / path).is_file() for path in found["figures"])
 
 
 def test_the_page_shows_what_the_command_finds_of_its_own_example(tmp_path):

@@ -127,6 +127,8 @@ def as_mapping(name):
         ("HandAdam", {"lr": 0.9}, "must be keywords beside params and lr; got 'lr'"),
         ("HandAdam", {"a-b": 0.9}, "must be keywords beside params and lr; got 'a-b'"),
         ("Closed", {}, "must take a step without arguments; it raised TypeError"),
+        ("Leaving", {}, "Leaving must take a step without arguments; it raised SystemExit: 7"),
+        ("leaving_at_once", {}, "must make an optimizer; it raised SystemExit: 8"),
         ("Queue", {}, "Queue['state'][0]['queue'] holds a deque, which cannot be stored without pickle"),
         ("Sharing", {}, "must have memory of their own"),
         ("Narrow", {}, "must change its parameters in place"),
@@ -138,6 +140,18 @@ def test_what_cannot_be_trained_is_refused_and_nothing_is_written(tmp_path, name
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_leaves_in_the_middle_of_a_run_is_one_line_and_the_steps_before_it_are_stored(tmp_path):
+    with pytest.raises(ConfigError, match="LeavesLate must take a step without arguments; it raised SystemExit: 7"):
+        run(config_of("LeavesLate", num_steps=120, measure=MeasureConfig(every=0)), out=tmp_path / "run")
+    record = read_run(tmp_path / "run")
+    assert (record.outcome, len(record.steps["step"])) == ("unfinished", 101)
+
+
+def test_an_interrupt_in_a_step_ends_the_run_as_ctrl_c_does(tmp_path):
+    record = run(config_of("Interrupting", measure=MeasureConfig(every=0)), out=tmp_path / "run")
+    assert (record.outcome, len(record.steps["step"])) == ("interrupted", 6)
 
 
 @pytest.mark.parametrize(

@@ -36,16 +36,26 @@ def draw_studies(names: Sequence[str], scale: str, settings: Sequence[str], out:
             say(f"{study.name}: {runs}; `tightrope study run {study.name}{at}` makes them.")
             is_whole = False
             continue
-        drawn = picture(study, judgement.outcomes)
-        say(str(_page(drawn, judgement, into)))
-        try:
-            for path in write_prints(drawn, into):
-                say(str(path))
-        except ConfigError as error:
-            lacking = str(error)
+        paths, lacking = draw(judgement, into)
+        for path in paths:
+            say(str(path))
     if lacking:
         say(lacking)
     return is_whole
+
+
+def draw(judgement: Judgement, into: Path) -> tuple[list[Path], str]:
+    """Paths of the page, PDF and PNG of a judged study; without matplotlib its page alone, and the line that says so.
+
+    Raises:
+        StoreError: the folder cannot be written, or another file has the name of one.
+    """
+    drawn = picture(judgement.study, judgement.outcomes)
+    page = _page(drawn, judgement, into)
+    try:
+        return [page, *write_prints(drawn, into)], ""
+    except ConfigError as error:
+        return [page], str(error)
 
 
 def default_folder(out: Path, scale: str) -> Path:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from tightrope.optim import ForeignRecipe
 from tightrope.studies import (
     CANDIDATES,
     SEARCH_STEPS,
-    Execution,
     Finding,
     Judgement,
     Soundness,
@@ -35,12 +34,55 @@ from tightrope.studies import (
 from tightrope.training import from_mapping, override
 
 from .building import chatter_aside
+from .figures import default_folder, draw
 from .output import print_table, say
 from .studying import num_cores, say_execution, watching
 
 LR = 1e-3
 """Where an optimizer is examined that trains at no rate."""
 COLUMNS = {"claim": "claim", "number": "number", "band": "must be", "result": "result", "why": "why"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found of one optimizer.
+
+    Attributes:
+        method, rates, sound: Itself, where it is run, and what was found before.
+        judgement: Of its runs; None where none were asked for.
+        is_interrupted: Whether Ctrl-C ended them.
+        figures: Paths of its panel; none where there is no run to draw.
+        lacking: Why there is only a page of it; "" where nothing lacks.
+    """
+
+    method: ForeignRecipe
+    rates: tuple[float, ...]
+    sound: Soundness
+    judgement: Judgement | None = None
+    is_interrupted: bool = False
+    figures: tuple[Path, ...] = ()
+    lacking: str = ""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        untrained = () if self.rates else (_untrained(self.method),)
+        return (*self.sound.findings, *untrained, *(self.judgement.findings if self.judgement else ()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "optimizer": self.method.path,
+            "options": self.method.options,
+            "status": self.sound.status,
+            "reason": self.sound.reason,
+            "threshold": self.sound.threshold,
+            "threshold_lr": self.sound.lr,
+            "lrs": list(self.rates),
+            "result": verdict_of(self.findings),
+            "findings": [asdict(finding) for finding in self.findings],
+            "figure": None if self.judgement is None else self.judgement.to_dict(),
+            "figures": [str(path) for path in self.figures],
+        }
 
 
 def study_own(
@@ -53,10 +95,12 @@ def study_own(
     num_workers: int | None,
     as_json: bool,
 ) -> str:
-    """Examine an optimizer, run it at several rates, print what was found; PASS, MISS, UNDECIDED or INTERRUPTED.
+    """Examine an optimizer, run it at several rates, print and draw what was found.
 
+    Returns:
+        PASS, MISS, UNDECIDED or INTERRUPTED.
     Raises:
-        ConfigError, StoreError: before anything is written.
+        ConfigError, StoreError: before anything is written; or, at the end, the figures cannot be.
     """
     check_count("--lrs:", lrs)
     workers = num_cores() if num_workers is None else num_workers
@@ -64,30 +108,19 @@ def study_own(
     with chatter_aside():
         method = _method(what, options)
         rates = _rates(method, lrs, bounds)
-        study = own_study(method, rates)
+        study, folder = own_study(method, rates), StudyFolder(out)
         check_problems(study.cases("small", settings))
-        folder = StudyFolder(out)
         folder.check(study, "small")
-        sound = examine(msgspec.structs.replace(method, lr=spaced(rates[0], rates[-1], 1)[0] if rates else method.lr))
+        answer = Answer(method, rates, examine(_at_the_middle(method, rates)))
     if not as_json:
-        _say_soundness(method, sound)
-    execution = _carried_out(study, sound, folder, settings, workers, as_json)
-    judgement = None if execution is None else judge(study, "small", folder, settings)
-    untrained = () if rates else (_untrained(method),)
-    findings = (*sound.findings, *untrained, *(judgement.findings if judgement else ()))
+        _say_soundness(method, answer.sound)
+    if answer.sound.has_edge and rates:
+        answer = _with_runs(answer, study, folder, settings, workers, as_json)
     if as_json:
-        say(json.dumps(_to_dict(method, sound, rates, findings, judgement), indent=1))
-    elif judgement is not None and execution is not None:
-        say_execution(execution)
-        say("")
-        print_table(COLUMNS, [asdict(finding) for finding in judgement.findings])
-    elif untrained:
-        say(untrained[0].why)
-    result = "INTERRUPTED" if execution is not None and execution.is_interrupted else verdict_of(findings)
-    if not as_json and result != "INTERRUPTED":
-        say("")
-        say(f"{method.label}: {result}")
-    return result
+        say(json.dumps(answer.to_dict(), indent=1))
+    else:
+        _say_end(answer)
+    return "INTERRUPTED" if answer.is_interrupted else verdict_of(answer.findings)
 
 
 def _method(what: str, options: Sequence[str]) -> ForeignRecipe:
@@ -105,10 +138,19 @@ def _rates(method: ForeignRecipe, lrs: int, bounds: Sequence[float]) -> tuple[fl
         return find_rates(method, lrs)
     for lr in bounds:
         check_number("--lr:", lr, lambda lr: 0 < lr < math.inf, "be positive and finite")
+    if lrs == len(bounds) == 1:
+        return tuple(bounds)
     if len(bounds) != 2 or not bounds[0] < bounds[1]:
         given = " ".join(f"{lr:g}" for lr in bounds)
-        raise ConfigError(f"--lr: must be given twice, the lowest rate and the highest; got {given}.")
+        raise ConfigError(
+            f"--lr: must be given twice, the lowest rate and the highest, or once with --lrs 1; got {given}."
+        )
     return spaced(bounds[0], bounds[1], lrs)
+
+
+def _at_the_middle(method: ForeignRecipe, rates: Sequence[float]) -> ForeignRecipe:
+    middle = spaced(rates[0], rates[-1], 1) if len(rates) > 1 else rates
+    return msgspec.structs.replace(method, lr=middle[0]) if middle else method
 
 
 def _untrained(method: ForeignRecipe) -> Finding:
@@ -119,16 +161,25 @@ def _untrained(method: ForeignRecipe) -> Finding:
     return Finding("trains at some rate", "", "a loss that falls by a tenth", "UNDECIDED", why)
 
 
-def _carried_out(
-    study: Study, sound: Soundness, folder: StudyFolder, settings: Sequence[str], workers: int, as_json: bool
-) -> Execution | None:
-    """The runs of its panel; None where there are none, or no ratio could be drawn."""
-    cases = study.cases("small", settings)
-    if not sound.has_edge or not cases:
-        return None
+def _with_runs(
+    answer: Answer, study: Study, folder: StudyFolder, settings: Sequence[str], workers: int, as_json: bool
+) -> Answer:
+    """With the runs of its panel, judged and drawn."""
     folder.sign(study, "small")
+    if not as_json:
+        say("")
     with nullcontext(None) if as_json else watching() as observe:
-        return execute(cases, folder, num_workers=workers, observe=observe)
+        execution = execute(study.cases("small", settings), folder, num_workers=workers, observe=observe)
+    judgement = judge(study, "small", folder, settings)
+    if not as_json:
+        say_execution(execution)
+        say("")
+        print_table(COLUMNS, [asdict(finding) for finding in judgement.findings])
+    answer = replace(answer, judgement=judgement, is_interrupted=execution.is_interrupted)
+    if execution.is_interrupted or not judgement.costs:
+        return answer
+    figures, lacking = draw(judgement, default_folder(folder.path, "small"))
+    return replace(answer, figures=tuple(figures), lacking=lacking)
 
 
 def _say_soundness(method: ForeignRecipe, sound: Soundness) -> None:
@@ -137,27 +188,22 @@ def _say_soundness(method: ForeignRecipe, sound: Soundness) -> None:
     elif sound.has_edge:
         say(f"{method.label}: its groups have thresholds of their own; the edge is ratio 1 for all together")
     else:
-        say(f"{method.label}: no threshold. {sound.reason}")
+        found = "no threshold" if sound.status == "no_threshold" else "threshold not known"
+        say(f"{method.label}: {found}. {sound.reason}")
     print_table(COLUMNS, [asdict(finding) for finding in sound.findings])
-    say("")
 
 
-def _to_dict(
-    method: ForeignRecipe,
-    sound: Soundness,
-    rates: Sequence[float],
-    findings: Sequence[Finding],
-    judgement: Judgement | None,
-) -> dict[str, Any]:
-    return {
-        "optimizer": method.path,
-        "options": method.options,
-        "status": sound.status,
-        "reason": sound.reason,
-        "threshold": sound.threshold,
-        "threshold_lr": sound.lr,
-        "lrs": list(rates),
-        "result": verdict_of(findings),
-        "findings": [asdict(finding) for finding in findings],
-        "figure": None if judgement is None else judgement.to_dict(),
-    }
+def _say_end(answer: Answer) -> None:
+    """Where its panel is, or why there is none; last its result."""
+    if not answer.rates:
+        say("")
+        say(_untrained(answer.method).why)
+    if answer.figures:
+        say("")
+        for path in answer.figures:
+            say(str(path))
+    if answer.lacking:
+        say(answer.lacking)
+    if not answer.is_interrupted:
+        say("")
+        say(f"{answer.method.label}: {verdict_of(answer.findings)}")

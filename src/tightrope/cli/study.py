@@ -148,10 +148,10 @@ def study_aeos(
     Args:
         what: A torch.optim.Optimizer class, or a function that makes one, as pkg.mod:Name or path/to/file.py:Name.
         lrs: How many learning rates to run it at.
-        lr: Lowest and highest of them, given twice; found by short runs where they are left out.
+        lr: Lowest and highest of them, given twice, or with --lrs 1 the one; found by short runs where left out.
         options: KEY=VALUE it is called with; may be repeated.
         settings: As for run.
-        out: Folder for the runs, shared with all studies.
+        out: Folder for the runs, shared with all studies; its panel goes into figures/ there.
         workers: As for run.
         as_json: Print one JSON object.
     """

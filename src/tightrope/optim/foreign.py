@@ -102,7 +102,7 @@ class ForeignRecipe(Recipe, frozen=True, kw_only=True, tag="foreign"):
         """
         try:
             optimizer.step()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"method.path: {self.label} must take a step without arguments; it raised {_words(error)}."
             ) from error

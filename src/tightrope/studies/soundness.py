@@ -24,6 +24,7 @@ STEPS_TO_FREEZE = 100
 """Steps after which the second moment is pinned: enough for it to have filled up."""
 BELOW, BEYOND = 0.99, 1.01
 STEPS_TO_STOP, STEPS_TO_RESUME = 17, 40
+SMALLER = "Name smaller rates: --lr LOW --lr HIGH."
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Soundness:
 
     Attributes:
         findings: One a question.
-        status, reason: Of its frozen method, as `Frozen` has them.
+        status, reason: Of its frozen method, as `Frozen` has them; "diverged" where the loss grew before there was one.
         threshold: On lambda_1(P^-1 H) at the rate it was asked at; None where there is none, or groups differ.
         lr: That rate.
     """
@@ -58,6 +59,9 @@ def examine(method: ForeignRecipe) -> Soundness:
     """
     precision = tuple(_precision(method, dtype) for dtype in (torch.float64, torch.float32))
     short = trained(method, STEPS_TO_FREEZE)
+    if short.has_diverged:
+        why = _growth(short, method.lr)
+        return Soundness((*precision, _without_edge(why), _resumption(method)), "diverged", why, None, method.lr)
     frozen = freeze(short.optimizer)
     return Soundness(
         (*precision, *_edge(short, frozen, method.lr), _resumption(method)),
@@ -73,15 +77,22 @@ def _precision(method: ForeignRecipe, dtype: torch.dtype) -> Finding:
     short = trained(method, NUM_STEPS, dtype)
     name = str(dtype).removeprefix("torch.")
     lost = strays(short.problem) or _narrow_state(short) or _narrow_step(short)
-    if not lost and short.num_moves < NUM_STEPS:
+    grown = _growth(short, method.lr) if short.has_diverged else ""
+    if not lost and not grown and short.num_moves < NUM_STEPS:
         lost = "it stood still in the others"
     return Finding(
         f"works in {name}",
-        f"{short.num_moves} of {NUM_STEPS} steps moved a weight",
+        f"{short.num_moves} of {len(short.losses)} steps moved a weight",
         f"{NUM_STEPS}, all in {name}",
-        "MISS" if lost else "PASS",
-        lost,
+        "MISS" if lost else "UNDECIDED" if grown else "PASS",
+        lost or grown,
     )
+
+
+def _growth(short: ShortRun, lr: float) -> str:
+    """Why nothing can be said of a short run that diverged."""
+    first, last = short.losses[0], short.losses[-1]
+    return f"Its loss grew from {first:.3g} to {last:.3g} by step {len(short.losses)} at lr {lr:g}. {SMALLER}"
 
 
 def _narrow_state(short: ShortRun) -> str:
@@ -110,7 +121,7 @@ def _narrow_step(short: ShortRun) -> str:
 def _edge(short: ShortRun, frozen: Frozen, lr: float) -> Iterator[Finding]:
     """Whether its own step, with P pinned, is unstable where its frozen method says."""
     if frozen.status != "linear":
-        yield Finding("has a stability threshold", "", "a linear frozen method", "UNDECIDED", frozen.reason)
+        yield _without_edge(frozen.reason)
         return
     threshold = frozen.shared_threshold
     words = "ratio 1, each group at its own threshold" if threshold is None else f"{threshold * lr:.4g} / lr"
@@ -125,6 +136,10 @@ def _edge(short: ShortRun, frozen: Frozen, lr: float) -> Iterator[Finding]:
         hits, misses = (path.has_died, path.has_grown) if does == "dies" else (path.has_grown, path.has_died)
         result: Result = "PASS" if hits else "MISS" if misses else "UNDECIDED"
         yield Finding(claim, f"{path.growth:.3g} times after {path.num_steps} steps", band, result, f"edge: {words}")
+
+
+def _without_edge(why: str) -> Finding:
+    return Finding("has a stability threshold", "", "a linear frozen method", "UNDECIDED", why)
 
 
 def _resumption(method: ForeignRecipe) -> Finding:
@@ -146,7 +161,11 @@ def _resumption(method: ForeignRecipe) -> Finding:
             difference = _difference(alone, resumed)
     except TightropeError as error:
         return Finding(claim, "", "equal bit for bit", "MISS", str(error))
-    number = difference or f"equal over {STEPS_TO_RESUME} steps"
+    num_steps = len(alone.steps["step"])
+    if num_steps <= STEPS_TO_STOP:  # neither run was ever stopped
+        why = f"It diverged at step {num_steps} at lr {method.lr:g}. {SMALLER}"
+        return Finding(claim, "", "equal bit for bit", "UNDECIDED", why)
+    number = difference or f"equal over {num_steps} steps"
     why = "what its next step depends on is not all in its state_dict()" if difference else ""
     return Finding(claim, number, "equal bit for bit", "MISS" if difference else "PASS", why)
 

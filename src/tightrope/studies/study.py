@@ -57,7 +57,7 @@ class Study:
     Attributes:
         name: As the command line knows it.
         title: In a few words.
-        figure: Of the paper (Cohen et al. 2022, arXiv 2207.14484).
+        figure: Of the paper (Cohen et al. 2022, arXiv 2207.14484), or whose it is.
         version: Of this definition; a store that was made with another one is refused.
         grids: What gives the runs at each scale there is; an exact study needs none and has none.
         panels: What to draw, a row each.

@@ -107,7 +107,7 @@ class Specimen:
             warnings.simplefilter("ignore")
             try:
                 step(self.optimizer)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 kind = type(error).__name__
                 line = " ".join(str(error).split())
                 raise UnsupportedOptimizerError(f"a step of its copy failed with {kind}: {line}") from error
