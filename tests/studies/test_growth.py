@@ -59,6 +59,14 @@ def test_the_run_with_the_smallest_rate_can_be_judged_alone():
     assert [each.result for each in check.judge([runs[0]])] == ["MISS"]
 
 
+def test_a_run_that_may_end_short_of_its_edge_has_no_plateau_to_be_judged():
+    check = RawGrowth("stops rising", (-math.inf, 1.15), may_fall_short=("short", "run", "waiting"))
+    short = made_up("short", step=STEPS, sharpness=STEPS, verdict={"name": "stable", "plateau_start": None})
+    assert check.judge([short]) == []
+    assert [each.result for each in check.judge([sharpening(4.0), Outcome("waiting")])] == ["MISS", "UNDECIDED"]
+    assert [each.result for each in RawGrowth("stops rising", (-math.inf, 1.15)).judge([short])] == ["UNDECIDED"]
+
+
 def frozen_at(after, ratio, first_step, residual=0.001, median=1.0):
     verdict = {**plateau(6000, median=median), "first_step": first_step}
     residuals = np.full(len(STEPS), residual)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tightrope.store import RunRecord
 
-from .check import NUM_EARLY, Band, Check, Finding, Outcome, band_words, below, decide, plateau_finding
+from .check import NUM_EARLY, Band, Check, Finding, Outcome, band_words, below, decide, plateau_finding, stays_short
 from .grouping import setting
 
 NUM_FOR_GROWTH = 8
@@ -25,15 +25,20 @@ class RawGrowth(Check):
         claim: In words.
         band: For the factor, at both ends of the residuals.
         only_smallest: Whether the run with the smallest learning rate is judged, instead of all of them.
+        may_fall_short: Labels of runs that may end short of their edge; such a one has no plateau, and is not judged.
     """
 
     claim: str
     band: Band
     only_smallest: bool = False
+    may_fall_short: tuple[str, ...] = ()
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         judged = [min(outcomes, key=_rate)] if self.only_smallest else outcomes
-        return [self._one(outcome) for outcome in judged]
+        return [self._one(outcome) for outcome in judged if not self._falls_short(outcome)]
+
+    def _falls_short(self, outcome: Outcome) -> bool:
+        return outcome.label in self.may_fall_short and outcome.record is not None and stays_short(outcome.record)
 
     def _one(self, outcome: Outcome) -> Finding:
         claim, words = f"{outcome.label}: {self.claim}", band_words(self.band)

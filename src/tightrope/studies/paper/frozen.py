@@ -55,7 +55,7 @@ FIG3 = Study(
     panels=PANELS,
     checks=(
         AtItsEdge("ratio equilibrates at 1", AT_THE_EDGE, may_fall_short=SMALLEST),
-        RawGrowth("raw sharpness stops rising", (-math.inf, 1.15)),
+        RawGrowth("raw sharpness stops rising", (-math.inf, 1.15), may_fall_short=SMALLEST),
     ),
 )
 TINY = (2e-5, 5e-5, 1e-4)
