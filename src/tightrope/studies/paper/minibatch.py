@@ -21,7 +21,7 @@ NO_AUDITS = {"audit_every": 0}
 
 def _small(lr: float, batch_size: int, seed: int) -> RunConfig:
     settings = {"batch_size": batch_size, "seed": seed, "measure": NO_AUDITS}
-    return digits_run(adam(lr), 2000, every=100, num_examples=1000, **settings)
+    return digits_run(adam(lr), 2000, every=125, num_examples=1000, **settings)
 
 
 def _cpu(lr: float, batch_size: int, seed: int) -> RunConfig:
