@@ -30,6 +30,15 @@ def tightrope(tmp_path, monkeypatch, capsys):
     return call
 
 
+@pytest.mark.parametrize("command", ["resume", "report", "explain"])
+def test_half_a_run_is_told_which_file_it_lacks(tightrope, tmp_path, command):
+    tightrope("run", "digits-adam", *SMALL, "--out", "run")
+    (tmp_path / "run" / "events.jsonl").unlink()
+    code, _, err = tightrope(command, "run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "there is no events.jsonl. Put it back, or delete run." in err
+
+
 def test_run_trains_prints_its_verdict_and_stores_the_run(tightrope, tmp_path):
     code, out, err = tightrope("run", "digits-adam", *SMALL)
     assert (code, err) == (0, "")

@@ -597,10 +597,15 @@ def test_a_step_that_a_gradient_scaler_skips_is_counted_and_not_measured():
     assert events("run", "end")[0]["num_skipped"] == 1
 
 
-def test_a_watched_run_is_not_one_to_resume():
+def test_a_watched_run_is_not_one_to_resume(capsys):
     trained(3, every=1)
     with pytest.raises(tr.errors.StoreError, match="a loop that was watched"):
         tr.training.resume("run")
+    with pytest.raises(SystemExit) as end:
+        main(["resume", "run"])
+    printed = capsys.readouterr().err
+    assert end.value.code == 2
+    assert printed.splitlines()[-1].startswith("tightrope: resume: run must be a run of tightrope's own")
 
 
 def test_the_report_of_a_watched_run_tells_what_it_is(tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tightrope.studies import OrderOfEvents, Outcome, SharpnessOverACycle, SpikesInTheTop
-from tightrope.studies.cycles import Stretch, lag, running_median
+from tightrope.studies import OrderOfEvents, Outcome, SharpnessOverACycle, SpikesInTheTop, cycles
+from tightrope.studies.cycles import Stretch, is_ordered, lag, running_median
 
 from .made_up import made_up
 
@@ -82,10 +82,39 @@ def test_another_order_or_none_does_not_pass(change, result):
     assert found.result == result
 
 
-def test_a_correlation_that_is_largest_where_the_search_ends_leaves_the_order_open():
-    [found] = OrderOfEvents("run").judge([looked_at(**{**ORDERED, "grad": wave(25), "nu": 0.3 * wave(33)})])
-    assert (found.number, found.result) == ("", "UNDECIDED")
-    assert found.why.startswith("a correlation is largest 25 steps off")
+@pytest.mark.parametrize(
+    ("places", "correlation", "expected"),
+    [
+        ((8, 8, 0), 0.5, True),
+        ((25, 8, 0), 0.5, None),
+        ((8, 8, -25), 0.5, None),
+        ((25, 8, -1), 0.5, False),
+        ((0, 8, 0), 0.5, False),
+        ((8, -3, 0), 0.5, False),
+        ((8, 8, 0), 0.29, False),
+    ],
+)
+def test_a_correlation_that_is_largest_where_the_search_ends_is_open_unless_another_is_out_of_order(
+    places, correlation, expected
+):
+    assert is_ordered([(place, correlation) for place in places], 25) is expected
+
+
+def test_an_order_that_is_open_says_where_the_search_ends(monkeypatch):
+    monkeypatch.setattr(cycles, "_lags", lambda *_: [(25, 0.5), (8, 0.5), (0, 0.5)])
+    [found] = OrderOfEvents("run").judge([looked_at(**ORDERED)])
+    assert (found.number, found.result) == ("+25, +8, +0", "UNDECIDED")
+    assert found.why.endswith("one is largest 25 steps off, where the search ends")
+
+
+def test_what_was_not_found_at_every_step_of_the_window_is_open():
+    hole = np.where(TIME == 70, np.nan, 1.0)
+    blind = looked_at(1 + 0.05 * wave(0), sharpness=hole, sharpness_residual=np.zeros(200), grad=np.log(hole))
+    spikes = looked_at(1 + 0.05 * wave(0), semi_gradient_sq=1 + 9.0 * (TIME % 40 == 5), semi_gradient_sq_top=hole)
+    checks = SharpnessOverACycle("claim", "run", falls=False), OrderOfEvents("run"), SpikesInTheTop("claim", 0.9)
+    found = [check.judge([outcome])[0] for check, outcome in zip(checks, (blind, blind, spikes), strict=True)]
+    assert [each.result for each in found] == ["UNDECIDED"] * 3
+    assert [each.why.split(" is not known")[0] for each in found] == ["sharpness", "grad norm", "semi gradient sq top"]
 
 
 def test_two_cycles_decide_nothing():

@@ -101,6 +101,8 @@ def test_short_before_p_is_frozen_and_at_the_edge_after(outcome, results):
         (made_up("run", step=[1, 100, 200], ratio=[900.0, 0.5, 0.95], residual=[0.01] * 3), "MISS"),
         (made_up("run", step=[1, 100, 200], ratio=[900.0, 0.5, 0.895], residual=[0.01] * 3), "UNDECIDED"),
         (made_up("run", step=[1, 9], ratio=[900.0, 0.5]), "UNDECIDED"),
+        (made_up("run", step=[1, 100, 200], ratio=[900.0, 0.5, np.nan], residual=[0.01] * 3), "UNDECIDED"),
+        (made_up("run", step=[1, 100], ratio=[900.0, 0.5], outcome="diverged"), "MISS"),
         (Outcome("run"), "UNDECIDED"),
     ],
 )

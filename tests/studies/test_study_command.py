@@ -194,3 +194,10 @@ def test_a_page_without_the_marks_is_left_alone(study, tmp_path):
     assert code == 2
     assert "must hold the lines" in err
     assert (tmp_path / "page.md").read_text() == "nothing here\n"
+
+
+def test_a_page_that_is_no_text_is_refused_in_one_line(study, tmp_path):
+    (tmp_path / "page.md").write_bytes(b"\xff\xfe\x00")
+    code, _, err = study("check", "fig14", "--into", "page.md")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "it is no text in UTF-8" in err

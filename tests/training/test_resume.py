@@ -343,7 +343,7 @@ def test_other_data_are_refused(killed, monkeypatch):
 
 
 def test_what_is_no_run_is_named(tmp_path):
-    with pytest.raises(StoreError, match="must hold a run"):
+    with pytest.raises(StoreError, match="must be a run directory with"):
         resume(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 

@@ -95,7 +95,7 @@ def resume(
     from .progress import watching
 
     former = read_run(path)
-    if former.outcome in ("unfinished", "interrupted"):
+    if former.outcome in ("unfinished", "interrupted") or "watch" in former.config:  # which is refused
         with watching(former.config.get("num_steps", 0)) as observe:
             record = take_up(path, observe=observe, is_strict=not anyway)
     else:

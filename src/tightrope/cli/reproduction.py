@@ -93,8 +93,9 @@ def _parted(page: Path, scale: str) -> tuple[str, str, str]:
     """What stands before, between and after the marks of a scale in a page."""
     try:
         text = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--into: {page} must be a page that can be rewritten; {error.strerror}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise ConfigError(f"--into: {page} must be a page that can be rewritten; {why}.") from error
     begin, end = marks(scale)
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ConfigError(f"--into: {page} must hold the lines {begin} and {end} once each, in this order.")

@@ -117,15 +117,30 @@ def find_runs(folder: str | Path) -> list[Path]:
     return sorted(found)
 
 
+def check_files(path: Path) -> None:
+    """Raise unless a directory holds the two files of a run.
+
+    Raises:
+        StoreError: one is missing, or both.
+    """
+    missing = [name for name in (CONFIG, EVENTS) if not (path / name).is_file()]
+    if missing:
+        one, none = f"Put it back, or delete {path}.", "`tightrope runs` lists the runs below a folder."
+        raise StoreError(
+            f"run directory: {path} must be a run directory with {CONFIG} and {EVENTS}; there is no {missing[0]}. "
+            f"{one if len(missing) == 1 else none}"
+        )
+
+
 def _read(path: Path) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+    check_files(path)
     try:
         config = tomllib.loads((path / CONFIG).read_text(encoding="utf-8"))
         # A byte that is no UTF-8 becomes an escape JSON does not know: its line is damaged, the others are not.
         lines = (path / EVENTS).read_text(encoding="utf-8", errors="backslashreplace").split("\n")
     except OSError as error:
         raise StoreError(
-            f"read_run: {path} must be a run directory with {CONFIG} and {EVENTS}; {error.strerror or error}. "
-            "`tightrope runs` lists the runs below a folder."
+            f"read_run: {path} must be a run directory that can be read; {error.strerror or error}. See who owns it."
         ) from error
     except (ValueError, RecursionError) as error:
         raise StoreError(f"read_run: {path / CONFIG} must be TOML; {error}.") from error

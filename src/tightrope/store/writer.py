@@ -15,6 +15,7 @@ from typing import Any
 from tightrope.errors import StoreError
 
 from .durable import replace_file
+from .reader import check_files
 from .schema import CONFIG, DISCARDED, EVENTS
 
 
@@ -62,12 +63,7 @@ class RunWriter:
         Raises:
             StoreError: there is no run, another process writes it, or it cannot be written.
         """
-        missing = [name for name in (CONFIG, EVENTS) if not (path / name).is_file()]
-        if missing:
-            advice = f"Put it back, or delete {path}." if len(missing) == 1 else "`tightrope runs` lists what is one."
-            raise StoreError(
-                f"run directory: {path} must hold a run, {CONFIG} and {EVENTS}; there is no {missing[0]}. {advice}"
-            )
+        check_files(path)
         with _explained(path, "See who owns it."):
             return cls(path)
 

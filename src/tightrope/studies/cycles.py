@@ -99,7 +99,7 @@ class OrderOfEvents(Check):
     Decided by the lags of the largest cross-correlation, over at most half a cycle either way: of the gradient's norm
     behind the ratio and of nu's norm behind the gradient's (both must be positive, in logarithms), and of the fall of
     the ratio behind the growth of nu (which must not be negative). The ratio is taken at both ends of its residual. A
-    correlation that is largest where the search ends has no lag, and leaves the order open.
+    correlation that is largest where the search ends has no lag: unless another one is out of order, it is open.
 
     Attributes:
         label: Of the run.
@@ -109,7 +109,7 @@ class OrderOfEvents(Check):
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         claim, band = f"{self.label}: crossing, then gradient, then nu, and the ratio falls", "lags > 0, > 0, >= 0"
-        stretch = _stretch(self.label, outcomes)
+        stretch = _stretch(self.label, outcomes, "grad_norm", "second_moment_norm")
         if isinstance(stretch, str):
             return [Finding(claim, "", band, "UNDECIDED", stretch)]
         crossings = stretch.crossings()
@@ -118,14 +118,11 @@ class OrderOfEvents(Check):
         most = max(2, int(np.median(np.diff(crossings))) // 2)
         ends = [stretch.ratio + sign * stretch.residual for sign in (0, -1, 1)]
         found = [_lags(stretch, ratio, most) for ratio in ends]
-        if any(abs(k) == most and c >= LEAST_CORRELATION for lags in found for k, c in lags):
-            why = f"a correlation is largest {most} steps off, where the search ends: half of the median cycle"
-            return [Finding(claim, "", band, "UNDECIDED", why)]
-        sure = [all(c >= LEAST_CORRELATION for _, c in lags) for lags in found]
-        right = [lags[0][0] > 0 and lags[1][0] > 0 and lags[2][0] >= 0 for lags in found]
-        result = agreed([a and b for a, b in zip(sure, right, strict=True)])
+        holds = [is_ordered(lags, most) for lags in found]
+        result = "UNDECIDED" if None in holds else agreed([bool(each) for each in holds])
         number = ", ".join(f"{k:+d}" for k, _ in found[0])
         why = f"{len(crossings)} crossings; correlations {', '.join(f'{c:.2f}' for _, c in found[0])}"
+        why += f"; one is largest {most} steps off, where the search ends" if None in holds else ""
         return [Finding(claim, number, band, result, why)]
 
 
@@ -148,7 +145,7 @@ class SharpnessOverACycle(Check):
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         claim, band = f"{self.label}: {self.claim}", "< 0" if self.falls else ">= 0"
-        stretch = _stretch(self.label, outcomes)
+        stretch = _stretch(self.label, outcomes, "sharpness", "sharpness_residual")
         if isinstance(stretch, str):
             return [Finding(claim, "", band, "UNDECIDED", stretch)]
         falls = stretch.falls()
@@ -183,7 +180,7 @@ class SpikesInTheTop(Check):
 
     def _one(self, label: str, outcomes: Sequence[Outcome]) -> Finding:
         claim, band = f"{label}: {self.claim}", f">= {self.at_least:.0%}"
-        stretch = _stretch(label, outcomes)
+        stretch = _stretch(label, outcomes, "semi_gradient_sq", "semi_gradient_sq_top")
         if isinstance(stretch, str):
             return Finding(claim, "", band, "UNDECIDED", stretch)
         whole, top = stretch.semi_gradient_sq, stretch.semi_gradient_sq_top
@@ -205,8 +202,8 @@ def running_median(values: Array) -> Array:
     return medians
 
 
-def _stretch(label: str, outcomes: Sequence[Outcome]) -> Stretch | str:
-    """The window of the run with a label, or why there is none."""
+def _stretch(label: str, outcomes: Sequence[Outcome], *needed: str) -> Stretch | str:
+    """The window of the run with a label, or why there is none: the columns needed must be finite all over it."""
     [outcome] = [each for each in outcomes if each.label == label]
     if outcome.record is None:
         return outcome.reason
@@ -214,12 +211,25 @@ def _stretch(label: str, outcomes: Sequence[Outcome]) -> Stretch | str:
     first, last = outcome.record.config["measure"]["window"]
     if len(stretch.step) < max(MEDIAN_WINDOW, last - first + 1) or not np.isfinite(stretch.ratio).all():
         return "the window was not measured to its end"
-    return stretch
+    lacking = [name for name in needed if not np.isfinite(getattr(stretch, name)).all()]
+    return f"{lacking[0].replace('_', ' ')} is not known at every step of the window" if lacking else stretch
 
 
 def _lags(stretch: Stretch, R: Array, most: int) -> list[tuple[int, float]]:
     G, N = np.log(stretch.grad_norm), np.log(stretch.second_moment_norm)
     return [lag(R, G, most), lag(G, N, most), lag(np.diff(N), -np.diff(R), most)]
+
+
+def is_ordered(lags: Sequence[tuple[int, float]], most: int) -> bool | None:
+    """Whether lags are those of the order; None where one of them is not known, and none of the others wrong."""
+    if any(correlation < LEAST_CORRELATION for _, correlation in lags):
+        return False
+    (gradient, _), (nu, _), (fall, _) = lags
+    is_known = [abs(place) < most for place in (gradient, nu, fall)]
+    is_right = [gradient > 0, nu > 0, fall >= 0]
+    if any(known and not right for known, right in zip(is_known, is_right, strict=True)):
+        return False
+    return True if all(is_known) else None
 
 
 def _correlation(a: Array, b: Array) -> float:

@@ -129,12 +129,17 @@ def _rate(outcome: Outcome) -> float:
 
 def highest_finding(claim: str, record: RunRecord, bound: float, last: float = math.inf) -> Finding:
     """Whether the ratio of a run stays below a bound, past the first steps and up to a last one."""
-    m = record.measurements
-    inside = (m["step"] > NUM_EARLY) & (m["step"] <= last) & np.isfinite(m["ratio"])
-    if not inside.any():
-        return Finding(claim, "", f"< {bound:g}", "UNDECIDED", "no ratio was measured there")
+    m, band = record.measurements, f"< {bound:g}"
+    if record.outcome == "diverged" and record.num_steps < last:
+        return Finding(claim, "", band, "MISS", f"diverged at step {record.num_steps}")
+    inside = (m["step"] > NUM_EARLY) & (m["step"] <= last)
+    num_known = int(np.isfinite(m["ratio"][inside]).sum())
+    if num_known < max(1, inside.sum()):
+        return Finding(
+            claim, "", band, "UNDECIDED", f"the ratio was found at {num_known} of {inside.sum()} measurements"
+        )
     ratio, residual, step = m["ratio"][inside], m["residual"][inside], m["step"][inside]
     high, low = float((ratio + residual).max()), float((ratio - residual).max())
     result = below((high + low) / 2, (high - low) / 2, bound)
     why = f"highest of {inside.sum()}, at step {step[int(np.argmax(ratio))]:.0f} of {step[-1]:.0f}"
-    return Finding(claim, f"{ratio.max():.3f} at most", f"< {bound:g}", result, why)
+    return Finding(claim, f"{ratio.max():.3f} at most", band, result, why)
