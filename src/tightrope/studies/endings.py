@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from .grouping import Group, groups, series_of, setting
 from .panels import Panel
 
 TITLES = {"sharpness": "sharpness at the end"}
-"""Of numbers taken at no training loss that all runs have in common."""
+"""Names of numbers, where the runs have no training loss in common to be named as well."""
 AXES = {"lr": "learning rate", "beta2": "1 - beta2", "beta1": "1 - beta1", "steps": "steps to the end"}
 
 
@@ -35,7 +35,7 @@ class AtTheEnd(Panel):
     """
 
     number: str
-    against: str | Literal["steps"] = "lr"
+    against: str = "lr"
     series: tuple[str, ...] = ()
     is_log: bool = True
 

@@ -55,7 +55,7 @@ def _zoomed_small() -> list[Case]:
 def _zoomed(num_examples: int | None, window: tuple[int, int]) -> list[Case]:
     return [
         Case(name, cifar_run(adam(lr, beta2=BETA2), window[1], num_examples, 100, measure=_closely(window)), name)
-        for name, lr in ((SMALL, 5e-5), (LARGE, 4e-4))
+        for name, lr in ((SMALL, RATES_ON_CIFAR[0]), (LARGE, RATES_ON_CIFAR[-1]))
     ]
 
 
