@@ -197,7 +197,10 @@ def test_ctrl_c_ends_a_run_cleanly_with_everything_stored(tmp_path):
     while not (events.exists() and events.read_text().count("\n") > 50) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Interrupted at step" in out
     assert "Traceback" not in err

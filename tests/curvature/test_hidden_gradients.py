@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from tightrope.curvature import FiniteDifference, Hessian, gradient_norm, hessian, loss_change, self_check
+from tightrope.curvature import FiniteDifference, Hessian, gradient_norm, hessian, loss_change, repetition, self_check
 from tightrope.errors import ShapeError
 from tightrope.parameters import flatten, trainable
 
@@ -161,3 +161,12 @@ def test_a_step_and_a_norm_are_those_of_the_model_without_checkpoints(is_head_tr
         assert all(part.grad is None for part in params)
     assert found[1] == pytest.approx(found[0], rel=1e-9)
     assert found[0][3] > 0
+
+
+def test_a_loss_behind_a_reentrant_checkpoint_is_repeated_without_a_warning():
+    """Without a gradient nothing that is checkpointed requires one; torch warns of it, and warnings are errors here."""
+    first, second = nn.Linear(3, 4), nn.Linear(4, 2)
+    model = nn.ModuleList([first, second])
+    batch = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    found = repetition(model, lambda _, x: checkpoint(second, first(x), use_reentrant=True).square().mean(), batch)
+    assert (found.spread, found.is_repeatable) == (0.0, True)

@@ -132,9 +132,16 @@ class Objective:
 
     def loss(self) -> float:
         """The loss without a gradient."""
+        return self.losses(1)[0]
+
+    def losses(self, num: int) -> list[float]:
+        """The loss without a gradient, one draw of random numbers after the other, from the same place each time."""
         with self.environment(), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "None of the inputs have requires_grad")  # of a reentrant checkpoint
-            return sum(weight * float(self.evaluate(piece, weight, self.loss_fn)) for piece, weight in self.pieces)
+            return [
+                sum(weight * float(self.evaluate(piece, weight, self.loss_fn)) for piece, weight in self.pieces)
+                for _ in range(num)
+            ]
 
     def plain_loss(self) -> float:
         """The loss as `loss_fn` gives it, with the same draws, when it may choose its own kernels."""

@@ -43,13 +43,13 @@ def repetition(model: nn.Module, loss_fn: LossFn, batch: Any, *, num_draws: int 
         3 forward passes, or one more than `num_draws` for a loss that is random.
     """
     objective = Objective(model, loss_fn, batch, name="repetition")
-    first, second = _losses(objective, 2)
-    [again] = _losses(objective, 1)
+    first, second = objective.losses(2)
+    [again] = objective.losses(1)
     if not abs(again - first) <= SAME * abs(first):
         return Repetition(0.0, not abs(first) < float("inf"))  # what is not finite tells nothing
     if abs(second - first) <= SAME * abs(first):
         return Repetition(0.0, True)
-    losses = torch.tensor(_losses(objective, num_draws), dtype=torch.float64)
+    losses = torch.tensor(objective.losses(num_draws), dtype=torch.float64)
     return Repetition(float(losses.std() / losses.mean().abs()), True)
 
 
@@ -65,15 +65,3 @@ class Draws:
         """Inside, random numbers start there; afterwards every generator stands where it stood."""
         with random_states_kept(self._model, self._states, self._others):
             yield
-
-
-def _losses(objective: Objective, num: int) -> list[float]:
-    """Of so many draws, one after the other from the same place each time."""
-    with objective.environment(), torch.no_grad():
-        return [
-            sum(
-                weight * float(objective.evaluate(piece, weight, objective.loss_fn))
-                for piece, weight in objective.pieces
-            )
-            for _ in range(num)
-        ]
