@@ -249,7 +249,7 @@ OWN = "must leave the optimizer and its learning rates as they are; it sets one 
         (["num_steps=12", "method.options.eps=1e-4"], OWN),
         (["method.name=adam"], OWN),
         (["lr=fast"], OWN),
-        (["method.eps=1e-4"], "--set method.eps: not a setting"),
+        (["method.eps=1e-4"], OWN),
         (["nosuch=1"], "--set nosuch: not a setting"),
         (["device=gpu"], "device: must be one that torch"),
     ],

@@ -144,7 +144,8 @@ def _check_settings(method: ForeignRecipe, settings: Sequence[str]) -> None:
     for lr in CANDIDATES[:2]:
         study = own_study(method, [lr])
         run = tomllib.loads(study.cases("small")[0].config.to_toml())
-        if override(run, settings)["method"] != run["method"]:
+        is_said = any(setting.strip().startswith("method.") for setting in settings)  # no such setting of it, perhaps
+        if is_said or override(run, settings)["method"] != run["method"]:
             raise ConfigError(
                 f"--set {' '.join(settings)}: must leave the optimizer and its learning rates as they are; it sets one "
                 "of them. Use --option KEY=VALUE for what it is called with, --lr for its rates."
