@@ -103,7 +103,7 @@ def spaced(low: float, high: float, num: int) -> tuple[float, ...]:
     rates = tuple(float(f"{low * (high / low) ** each:.3g}") for each in ratios)
     if len(set(rates)) < num:
         raise ConfigError(
-            f"--lrs: {num} rates from {low!r} to {high!r} must differ in three digits; got {len(set(rates))} different. "
+            f"--lrs: {num} rates from {low!r} to {high!r} must differ in three digits; got {len(set(rates))}. "
             "Ask for fewer, or for wider bounds: --lr LOW --lr HIGH."
         )
     return rates
