@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 
@@ -211,6 +212,24 @@ def test_text_on_a_page_is_escaped_wherever_it_stands(tmp_path):
 
 def test_a_dollar_in_a_label_is_a_dollar():
     assert prints(whole([chart(Line(X, X, "_costs $5 or $6"), title="$\\oops$")]))["png"]
+
+
+def test_a_name_keeps_its_underscore_in_every_heading_and_its_entry_in_the_legend():
+    picture = replace(whole([chart(Line(X, X, "_Under"), title="_Under")]), heading="_Under", caption="_Under too.")
+    with drawing(picture) as figure:
+        assert [text.get_text() for text in figure.texts] == ["_Under: A title", "_Under too."]
+        assert figure.axes[0].get_title() == "_Under"
+        [legend] = [each for each in figure.artists if isinstance(each, Legend)]
+        assert [text.get_text() for text in legend.get_texts()] == ["Under"]
+
+
+def test_letters_that_the_font_of_a_print_lacks_bring_no_warning_and_any_other_is_heard(tmp_path, monkeypatch):
+    picture = replace(whole([chart(replace(RISING, label="优化器"))]), heading="优化器")
+    assert prints(picture)["pdf"].startswith(b"%PDF")  # warnings are errors here
+    assert "<h1>优化器</h1>" in write_sheet(picture, tmp_path / "a.html").read_text(encoding="utf-8")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: warnings.warn("another", stacklevel=1))
+    with pytest.warns(UserWarning, match="another"):
+        prints(whole())
 
 
 def test_a_page_shows_what_was_found(tmp_path):

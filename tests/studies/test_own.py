@@ -8,9 +8,11 @@ import sys
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tightrope.cli import main
+from tightrope.errors import ConfigError
 from tightrope.optim import ForeignRecipe
 from tightrope.studies import examine, find_rates, own_study, spaced
 from tightrope.studies.short_run import trained
@@ -111,6 +113,43 @@ def test_rates_lie_where_the_loss_falls_and_does_not_diverge(monkeypatch):
     assert find_rates(method_of("Forgetful"), 5) == ()
 
 
+QUARTER = 10**0.25
+"""Of a decade."""
+
+
+@pytest.mark.parametrize(
+    ("lr", "low", "high"), [(0.562, 0.562 / QUARTER, 0.562 * QUARTER), (0.316, 0.316, 0.562), (1.0, 0.562, 1.0)]
+)
+def test_around_the_only_rate_found_five_differ_and_lie_where_the_loss_falls(monkeypatch, lr, low, high):
+    monkeypatch.setattr("tightrope.studies.short_run.CANDIDATES", (1e-4, lr, 1e4))
+    rates = find_rates(method_of("Plain"), 5)
+    assert len(set(rates)) == 5
+    assert (rates[0], rates[-1]) == pytest.approx((low, high), rel=5e-3)
+    for end, beyond in ((rates[0], lr / QUARTER), (rates[-1], lr * QUARTER)):
+        losses = trained(method_of("Plain", end), 1000).losses
+        assert losses[-1] < 0.9 * losses[0]
+        if end == lr:
+            short = trained(method_of("Plain", beyond), 1000)
+            assert short.has_diverged or short.losses[-1] > 0.9 * short.losses[0]
+    assert find_rates(method_of("Plain"), 1) == (lr,)
+
+
+def test_a_range_of_rates_narrower_than_a_quarter_of_a_decade_is_found(monkeypatch):
+    monkeypatch.setattr("tightrope.studies.short_run.CANDIDATES", (0.01, 0.1, 1.0))
+    narrow = method_of("Steep")
+    rates = find_rates(narrow, 5)
+    assert len(set(rates)) == 5
+    assert rates[0] < rates[-1] < 0.1 * QUARTER
+    assert rates[0] > 0.1 / QUARTER
+    assert not trained(msgspec.structs.replace(narrow, lr=rates[-1]), 1000).has_diverged
+
+
+@pytest.mark.parametrize(("low", "high", "num"), [(0.3, 0.3000001, 5), (0.1, 0.1, 2), (0.1, 0.101, 3)])
+def test_rates_that_are_the_same_to_three_digits_are_refused(low, high, num):
+    with pytest.raises(ConfigError, match=f"{num} rates from {low} to {high} must differ in three digits"):
+        spaced(low, high, num)
+
+
 def test_spaced_rates_are_a_geometric_sequence():
     assert spaced(1e-3, 1e-1, 5) == (1e-3, 3.16e-3, 1e-2, 3.16e-2, 1e-1)
     assert spaced(1e-3, 1e-1, 1) == (1e-2,)
@@ -182,10 +221,44 @@ def aeos(tmp_path, monkeypatch, capsys):
         (["mine.py:HandAdam", "-j", "0"], "-j: must be a whole number, at least 1"),
         (["mine.py:HandAdam", "--lr", "1e-3", "--lr", "1e-2", "--set", "stepz=3"], "--set stepz: not a setting"),
         (["mine.py:HandAdam", "--lr", "1e-3", "--lr", "1e-2", "--set", "device=gpu"], "device: must be one that torch"),
+        (["mine.py:HandAdam", "--lr", "0.3", "--lr", "0.3000001"], "--lrs: 5 rates from 0.3 to 0.3000001 must differ"),
     ],
 )
 def test_bad_usage_is_one_line_and_writes_nothing(aeos, tmp_path, arguments, words):
     code, out, err = aeos(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"mine.py", "__pycache__"}
+
+
+OWN = "must leave the optimizer and its learning rates as they are; it sets one of them. Use --option KEY=VALUE"
+
+
+@pytest.mark.parametrize("bounds", [(), ("--lrs", "1", "--lr", "0.001")])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["lr=0.5"], "--set lr=0.5: " + OWN),
+        (["lr=1e-6"], OWN),
+        (["method.lr=3.16e-6"], OWN),
+        (["method=adam"], OWN),
+        (["method=adam", "method.beta1=0.5"], OWN),
+        (["path=torch.optim:SGD"], OWN),
+        (["method.options.eps=1e-4"], OWN),
+        (["num_steps=12", "method.options.eps=1e-4"], OWN),
+        (["method.name=adam"], OWN),
+        (["lr=fast"], OWN),
+        (["method.eps=1e-4"], OWN),
+        (["nosuch=1"], "--set nosuch: not a setting"),
+        (["device=gpu"], "device: must be one that torch"),
+    ],
+)
+def test_settings_of_another_method_or_of_none_are_refused_before_rates_are_sought(
+    aeos, tmp_path, monkeypatch, bounds, settings, words
+):
+    monkeypatch.setattr("tightrope.cli.own_optimizer.find_rates", None)
+    code, out, err = aeos("mine.py:HandAdam", *bounds, *(part for each in settings for part in ("--set", each)))
     assert (code, out) == (2, "")
     assert words in err
     assert err.count("\n") == 1
@@ -235,6 +308,8 @@ def test_one_rate_is_run_as_it_is_given_and_its_panel_drawn_where_the_command_sa
     [line] = [line for line in out.splitlines() if "pip install tightrope[print]" in line]
     assert out.endswith(f"\n\n{paths[0]}\n{line}\n\nPlain: MISS\n")
     assert (tmp_path / paths[0]).is_file()
+    found = json.loads(aeos("mine.py:Plain", "--lr", "0.12345", *SHORT, "--out", "here", "--json")[1])
+    assert (found["figures"], found["lacking"]) == ([paths[0]], line)
 
 
 def test_where_no_run_could_be_made_nothing_is_drawn(aeos, tmp_path):
@@ -254,6 +329,7 @@ def test_a_short_panel_from_the_command_misses_and_says_so_as_json(aeos, tmp_pat
     assert found["threshold"] * found["threshold_lr"] == pytest.approx(3)
     assert [finding["result"] for finding in found["findings"]] == ["PASS"] * 5 + ["MISS"]
     assert found["figure"]["num_done"] == 2
+    assert found["lacking"] is None
     assert found["figure"]["findings"][0]["number"].startswith("0 of 2")
     assert found["figures"] == [f"studies/figures/aeos-heavy_ball.{kind}" for kind in ("html", "pdf", "png")]
     assert all((tmp_path / path).is_file() for path in found["figures"])

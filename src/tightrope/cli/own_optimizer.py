@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -82,6 +83,7 @@ class Answer:
             "findings": [asdict(finding) for finding in self.findings],
             "figure": None if self.judgement is None else self.judgement.to_dict(),
             "figures": [str(path) for path in self.figures],
+            "lacking": self.lacking or None,
         }
 
 
@@ -107,6 +109,7 @@ def study_own(
     check_count("-j:", workers)
     with chatter_aside():
         method = _method(what, options)
+        _check_settings(method, settings)
         rates = _rates(method, lrs, bounds)
         study, folder = own_study(method, rates), StudyFolder(out)
         check_problems(study.cases("small", settings))
@@ -131,6 +134,23 @@ def _method(what: str, options: Sequence[str]) -> ForeignRecipe:
     method = from_mapping(override(run, [f"method.options.{option}" for option in options])).method
     assert isinstance(method, ForeignRecipe)
     return method
+
+
+def _check_settings(method: ForeignRecipe, settings: Sequence[str]) -> None:
+    """Raise where the runs could not begin, or would be of another method than the one that is named.
+
+    It takes less time than to find rates. Two rates are tried, for one that is set could be the one that was there.
+    """
+    for lr in CANDIDATES[:2]:
+        study = own_study(method, [lr])
+        run = tomllib.loads(study.cases("small")[0].config.to_toml())
+        is_said = any(setting.strip().startswith("method.") for setting in settings)  # no such setting of it, perhaps
+        if is_said or override(run, settings)["method"] != run["method"]:
+            raise ConfigError(
+                f"--set {' '.join(settings)}: must leave the optimizer and its learning rates as they are; it sets one "
+                "of them. Use --option KEY=VALUE for what it is called with, --lr for its rates."
+            )
+        check_problems(study.cases("small", settings))
 
 
 def _rates(method: ForeignRecipe, lrs: int, bounds: Sequence[float]) -> tuple[float, ...]:

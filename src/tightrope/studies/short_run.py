@@ -73,36 +73,59 @@ def find_rates(method: ForeignRecipe, num: int) -> tuple[float, ...]:
     """Learning rates, evenly spaced on a logarithmic axis, at which training neither diverges nor stands still.
 
     Every half decade is tried for a thousand steps: the rates lie between the first at which the loss falls by a tenth
-    and the last before it no longer does, and within two decades from below. None where there is no such rate.
+    and the last before it no longer does, and within two decades from below. Around a single one they lie within a
+    quarter of a decade to either side, less where it does not fall there. None where there is no such rate.
 
     Raises:
-        ConfigError: the optimizer cannot be made, or cannot take a step.
+        ConfigError: the optimizer cannot be made, or cannot take a step; so many rates do not differ.
     """
     trained(method, 1)
     found: list[float] = []
     for lr in CANDIDATES:
-        losses = _losses(method, lr)
-        if losses[-1] <= FALLEN * losses[0]:
+        if _trains(method, lr):
             found.append(lr)
         elif found:
             break
     if not found:
         return ()
+    if len(found) == 1 and num > 1:
+        return spaced(*_around(method, found[0]), num)
     return spaced(found[0], min(found[-1], WIDEST * found[0]), num)
 
 
 def spaced(low: float, high: float, num: int) -> tuple[float, ...]:
-    """Numbers evenly spaced on a logarithmic axis, to three digits; the middle of it where one is asked for."""
+    """Learning rates evenly spaced on a logarithmic axis, to three digits; the middle of it where one is asked for.
+
+    Raises:
+        ConfigError: to three digits some are the same, and a run would count more than once.
+    """
     ratios = [0.5] if num == 1 else [i / (num - 1) for i in range(num)]
-    return tuple(float(f"{low * (high / low) ** each:.3g}") for each in ratios)
+    rates = tuple(float(f"{low * (high / low) ** each:.3g}") for each in ratios)
+    if len(set(rates)) < num:
+        raise ConfigError(
+            f"--lrs: {num} rates from {low!r} to {high!r} must differ in three digits; got {len(set(rates))}. "
+            "Ask for fewer, or for wider bounds: --lr LOW --lr HIGH."
+        )
+    return rates
 
 
-def _losses(method: ForeignRecipe, lr: float) -> list[float]:
+def _around(method: ForeignRecipe, lr: float) -> tuple[float, float]:
+    """The lowest and the highest rate at which it trains too, near the only one found."""
+    for part in (4, 8, 16):
+        step = 10 ** (1 / part)
+        low, high = (end if _trains(method, end) else lr for end in (lr / step, lr * step))
+        if low < high:
+            return low, high
+    return lr, lr
+
+
+def _trains(method: ForeignRecipe, lr: float) -> bool:
+    """Whether the loss falls by a tenth in a short run that does not diverge."""
     try:
         short = trained(msgspec.structs.replace(method, lr=lr), SEARCH_STEPS)
     except ConfigError:  # a step failed that did not at first: its numbers have left all bounds
-        return [1.0, math.inf]
-    return [*short.losses, math.inf] if short.has_diverged else short.losses
+        return False
+    return not short.has_diverged and short.losses[-1] <= FALLEN * short.losses[0]
 
 
 def _after_a_step(short: ShortRun, method: ForeignRecipe) -> ShortRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,6 +36,8 @@ DOTS_PER_INCH = 200
 STYLES: dict[str, Any] = {"solid": "-", "dash": (0, (4, 2.5)), "dot": (0, (1, 2))}
 KINDS = {"pdf": b"%PDF", "png": b"\x89PNG"}
 """Kinds of files, with what each begins with."""
+MISSING_LETTER = r"Glyph \d+ .* missing from font"
+"""How matplotlib begins to say that it draws a box instead of a letter."""
 SETTINGS: Any = {
     "pdf.fonttype": 42,  # whole outlines that journals accept and editors can edit
     "font.size": 9.0,
@@ -94,7 +97,9 @@ def prints(picture: Picture) -> dict[str, bytes]:
     with drawing(picture) as figure:
         for kind, about in metadata.items():
             file = io.BytesIO()
-            figure.savefig(file, format=kind, dpi=DOTS_PER_INCH, metadata=about)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", MISSING_LETTER)  # the page has the name whole
+                figure.savefig(file, format=kind, dpi=DOTS_PER_INCH, metadata=about)
             made[kind] = file.getvalue()
     return made
 
@@ -256,7 +261,8 @@ def _handle(label: str, color: str, dash: str, marker: str | None = None, alpha:
     from matplotlib.lines import Line2D
 
     style: dict[str, Any] = {"linestyle": STYLES[dash], "marker": marker, "markersize": 4, "alpha": alpha}
-    return Line2D([], [], color=color, label=_plain(label), **style)
+    # What begins with an underscore matplotlib leaves out of a legend.
+    return Line2D([], [], color=color, label=_plain(label).lstrip("_"), **style)
 
 
 def _in_powers(value: float) -> str:
@@ -265,8 +271,8 @@ def _in_powers(value: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that is no formula to matplotlib, and no entry to leave out of a legend."""
-    return text.replace("$", r"\$").lstrip("_")
+    """Text that is no formula to matplotlib."""
+    return text.replace("$", r"\$")
 
 
 def _write(path: Path, content: bytes) -> None:
