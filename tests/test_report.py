@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tightrope.store import RunRecord, RunWriter, read_run
 from tightrope.views import comparison, panels, write_report
 from tightrope.views.axes import ratio_reach
 from tightrope.views.decimation import MAX_POINTS, extremes
-from tightrope.views.facts import labels
+from tightrope.views.facts import as_float, labels
 from tightrope.views.palette import COLORS, DARK
 
 WORDS = "Adam reached its edge of stability at step 20 and stays there."
@@ -468,3 +469,8 @@ def test_a_place_that_cannot_be_written_is_an_error_that_says_what_to_do(tmp_pat
 def test_importing_the_views_loads_neither_plotly_nor_torch():
     code = "import sys, tightrope.views; sys.exit(bool({'plotly', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("value", [None, "half", 10**400, [1]])
+def test_what_is_no_float_is_nan(value):
+    assert math.isnan(as_float(value))

@@ -75,10 +75,11 @@ def test_a_line_that_is_json_but_no_event_is_named(tmp_path, line):
         read_run(tmp_path / "a")
 
 
-def test_a_number_that_is_none_is_named(tmp_path):
+@pytest.mark.parametrize(("written", "told"), [('"half"', "'half'"), ("1" + 400 * "0", "1" + 39 * "0")])
+def test_a_number_that_is_none_or_no_float_is_named(tmp_path, written, told):
     events = write_run(tmp_path / "a") / "events.jsonl"
-    events.write_text(events.read_text().replace('"loss": 0.5', '"loss": "half"'))
-    with pytest.raises(StoreError, match="loss must be a number, or the text of one; got 'half'"):
+    events.write_text(events.read_text().replace('"loss": 0.5', f'"loss": {written}'))
+    with pytest.raises(StoreError, match=f"loss must be a number, or the text of one; got {told}\\."):
         read_run(tmp_path / "a")
 
 

@@ -180,5 +180,5 @@ def _columns(events: list[dict[str, Any]], numeric: tuple[Column, ...]) -> dict[
 def _number(name: str, value: Any) -> float:
     try:
         return float("nan") if value is None else float(value)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"read_run: {name} must be a number, or the text of one; got {value!r}.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise StoreError(f"read_run: {name} must be a number, or the text of one; got {repr(value)[:40]}.") from error

@@ -48,7 +48,7 @@ def as_float(value: Any) -> float:
     """The value as a float; NaN where it is not a number."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 
