@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
-from tightrope.errors import ConfigError, TightropeError
+from tightrope.errors import ConfigError, TightropeError, one_line
 
 from .ending import conclude, write_page
 from .exit_codes import CHECK_FAILED, INTERRUPTED, UNMEASURED, USAGE
@@ -294,9 +294,5 @@ def fetch(name: str, /) -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"tightrope: {_one_line(message)}", file=sys.stderr)
+    print(f"tightrope: {one_line(message)}", file=sys.stderr)
     return USAGE
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

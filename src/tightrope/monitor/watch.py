@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tightrope.curvature import LossFn
-from tightrope.errors import ConfigError, TightropeError
+from tightrope.errors import ConfigError, TightropeError, one_line
 from tightrope.stability import Measurement
 
 from .hooks import AFTER, BEFORE
@@ -205,8 +205,7 @@ class Watcher:
             self._report(where, error)
 
     def _report(self, where: str, error: Exception) -> None:
-        words = str(error) if isinstance(error, TightropeError) else f"{type(error).__name__}: {error}"
-        words = " ".join(words.split())
+        words = one_line(str(error) if isinstance(error, TightropeError) else f"{type(error).__name__}: {error}")
         words += "" if words.endswith((".", "?", "!")) else "."
         self._failures[words] = times = self._failures.get(words, 0) + 1
         is_over = isinstance(error, ConfigError) or where in ("watch", "close") or times >= MAX_FAILURES

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tightrope.errors import ConfigError, UnsupportedOptimizerError
+from tightrope.errors import ConfigError, UnsupportedOptimizerError, one_line
 
 from ..frozen import Frozen
 from ..momentum import Momentum
@@ -129,7 +129,7 @@ def _read(optimizer: torch.optim.Optimizer, reader: Reader) -> Frozen:
     except ConfigError as error:
         return without_method(optimizer, str(error))
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        missing = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        missing = f"{error} is missing" if isinstance(error, KeyError) else one_line(str(error))
         return without_method(
             optimizer,
             f"the groups and state of {name} cannot be read ({missing}): if they were loaded, load those of the same "

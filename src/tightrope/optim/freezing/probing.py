@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tightrope.errors import UnsupportedOptimizerError
+from tightrope.errors import UnsupportedOptimizerError, one_line
 
 from .beat import check_beat
 from .identification import GroupFinding, finding, identified
@@ -94,7 +94,7 @@ def probe(optimizer: torch.optim.Optimizer) -> Probed | None:
             REFUSED[optimizer] = Refusal(hyperparameters, str(error), wait, wait)
             raise
         # Its copy is steered in ways its author did not think of; the user's loop must not pay for that.
-        line = " ".join(str(error).split())
+        line = one_line(str(error))
         raise UnsupportedOptimizerError(f"probing it failed with {type(error).__name__}: {line}") from error
 
 

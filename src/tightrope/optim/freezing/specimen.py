@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tightrope.errors import UnsupportedOptimizerError
+from tightrope.errors import UnsupportedOptimizerError, one_line
 
 from .surroundings import class_attributes, own_classes
 
@@ -109,7 +109,7 @@ class Specimen:
                 step(self.optimizer)
             except (Exception, SystemExit) as error:
                 kind = type(error).__name__
-                line = " ".join(str(error).split())
+                line = one_line(str(error))
                 raise UnsupportedOptimizerError(f"a step of its copy failed with {kind}: {line}") from error
         return self.weights() - w
 
