@@ -86,7 +86,7 @@ class AtItsEdge(Check):
 
     def _one(self, outcome: Outcome) -> Finding:
         finding = plateau_finding(f"{outcome.label}: {self.claim}", outcome, self.band)
-        if outcome.label in self.may_fall_short and outcome.record is not None and stays_short(outcome.record):
+        if may_and_does_fall_short(outcome, self.may_fall_short):
             return replace(finding, result="PASS", why=f"{finding.why} The smallest rate may (Appendix D).")
         return finding
 
@@ -230,6 +230,11 @@ def plateau_finding(claim: str, outcome: Outcome, band: Band) -> Finding:
 def stays_short(record: RunRecord) -> bool:
     """Whether a run surely never came to its edge: it was measured, and none of its measurements reaches 0.9."""
     return record.verdict.get("name") == "stable" and record.verdict.get("first_step") is None
+
+
+def may_and_does_fall_short(outcome: Outcome, labels: Sequence[str]) -> bool:
+    """Whether a run is one of those that may end short of their edge, and is there and did."""
+    return outcome.label in labels and outcome.record is not None and stays_short(outcome.record)
 
 
 def _has_ratios(record: RunRecord) -> bool:

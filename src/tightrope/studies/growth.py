@@ -10,7 +10,18 @@ import numpy as np
 
 from tightrope.store import RunRecord
 
-from .check import NUM_EARLY, Band, Check, Finding, Outcome, band_words, below, decide, plateau_finding, stays_short
+from .check import (
+    NUM_EARLY,
+    Band,
+    Check,
+    Finding,
+    Outcome,
+    band_words,
+    below,
+    decide,
+    may_and_does_fall_short,
+    plateau_finding,
+)
 from .grouping import setting
 
 NUM_FOR_GROWTH = 8
@@ -35,10 +46,7 @@ class RawGrowth(Check):
 
     def judge(self, outcomes: Sequence[Outcome]) -> list[Finding]:
         judged = [min(outcomes, key=_rate)] if self.only_smallest else outcomes
-        return [self._one(outcome) for outcome in judged if not self._falls_short(outcome)]
-
-    def _falls_short(self, outcome: Outcome) -> bool:
-        return outcome.label in self.may_fall_short and outcome.record is not None and stays_short(outcome.record)
+        return [self._one(outcome) for outcome in judged if not may_and_does_fall_short(outcome, self.may_fall_short)]
 
     def _one(self, outcome: Outcome) -> Finding:
         claim, words = f"{outcome.label}: {self.claim}", band_words(self.band)
