@@ -112,7 +112,6 @@ def study_own(
         _check_settings(method, settings)
         rates = _rates(method, lrs, bounds)
         study, folder = own_study(method, rates), StudyFolder(out)
-        check_problems(study.cases("small", settings))
         folder.check(study, "small")
         answer = Answer(method, rates, examine(_at_the_middle(method, rates)))
     if not as_json:
@@ -141,16 +140,15 @@ def _check_settings(method: ForeignRecipe, settings: Sequence[str]) -> None:
 
     It takes less time than to find rates. Two rates are tried, for one that is set could be the one that was there.
     """
-    for lr in CANDIDATES[:2]:
-        study = own_study(method, [lr])
-        run = tomllib.loads(study.cases("small")[0].config.to_toml())
-        is_said = any(setting.strip().startswith("method.") for setting in settings)  # no such setting of it, perhaps
-        if is_said or override(run, settings)["method"] != run["method"]:
-            raise ConfigError(
-                f"--set {' '.join(settings)}: must leave the optimizer and its learning rates as they are; it sets one "
-                "of them. Use --option KEY=VALUE for what it is called with, --lr for its rates."
-            )
-        check_problems(study.cases("small", settings))
+    study = own_study(method, CANDIDATES[:2])
+    runs = [tomllib.loads(case.config.to_toml()) for case in study.cases("small")]
+    is_said = any(setting.strip().startswith("method.") for setting in settings)  # no such setting of it, perhaps
+    if is_said or any(override(run, settings)["method"] != run["method"] for run in runs):
+        raise ConfigError(
+            f"--set {' '.join(settings)}: must leave the optimizer and its learning rates as they are; it sets one "
+            "of them. Use --option KEY=VALUE for what it is called with, --lr for its rates."
+        )
+    check_problems(study.cases("small", settings))
 
 
 def _rates(method: ForeignRecipe, lrs: int, bounds: Sequence[float]) -> tuple[float, ...]:
